@@ -46,7 +46,8 @@ pub mod scheduler {
 pub mod store {
     pub use crate::store::effects::Effects;
     pub use crate::store::jobs::{AttemptRecord, ClaimedJob, claim, finish};
-    pub use crate::store::transaction_end::write_last;
+    pub use crate::store::transaction_end::{write_directly, write_last};
+    pub use crate::store::write_transaction::WriteTransaction;
     pub use crate::store::writer_cache::WriterCache;
     pub use crate::store::{Store, checkpoint, in_transaction, open};
 

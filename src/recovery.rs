@@ -9,13 +9,11 @@ use crate::config::{Config, Retry};
 use crate::domain::{AttemptResult, HandlerId, Outcome};
 use crate::process;
 use crate::scheduler::retry::{self, JobHistory};
-use crate::store::effects::Effects;
+use crate::store::Store;
 use crate::store::jobs::queue::{self, InterruptedJob};
 use crate::store::jobs::{AttemptRecord, finish};
 use crate::store::registry::Registry;
-use crate::store::transaction_end::write_last;
-use crate::store::writer_cache::WriterCache;
-use crate::store::{self, Store};
+use crate::store::transaction_end::write_directly;
 use crate::worker;
 
 /// Recovers from a crash. Returns how many jobs were interrupted.
@@ -37,18 +35,15 @@ pub fn recover_after_crash(
         .filter_map(|handler| Some((*registry.handlers.get(&handler.name)?, &handler.retry)))
         .collect();
     let default = Retry::default();
-    let (interrupted, effects) = store::in_transaction(&store.conn, |conn| {
-        let mut cache = WriterCache::read(conn, store.clock)?;
-        let (before, mut effects) = (cache.counters, Effects::default());
-        queue::clamp_waits(conn, cache.now_ms)?;
-        let interrupted = queue::list_running_jobs(conn, &cache)?;
+    let (interrupted, effects) = write_directly(store, |tx, _| {
+        queue::clamp_waits(tx.conn, tx.cache.now_ms)?;
+        let interrupted = queue::list_running_jobs(tx.conn, tx.cache)?;
         for job in &interrupted {
             let policy = policies.get(&job.claimed.handler).copied().unwrap_or(&default);
             let record = interrupted_attempt(job, policy);
-            effects.merge(finish::finish(conn, &mut cache, &record)?.1);
+            finish::finish(tx, &record)?;
         }
-        write_last(conn, &mut cache, before, &mut effects)?;
-        Ok((interrupted.len(), effects))
+        Ok(interrupted.len())
     })?;
     effects.dead_jobs.iter().for_each(|dead_job| log::warn!("{dead_job} count=1"));
     Ok(interrupted)

@@ -19,6 +19,7 @@ use crate::store::audit::AuditEntry;
 use crate::store::queries::Selector;
 use crate::store::replay::{self, PlannedReplay};
 use crate::store::selection::{self, BulkProgress, OnProgress, SelectedEvents};
+use crate::store::transaction_end::write_directly;
 use crate::store::{self, Store, event_reads, registry};
 use crate::worker::{self, task_builder::TaskBuilder};
 
@@ -284,11 +285,8 @@ impl ReplaySelection<'_> {
         if unknown.is_empty() {
             return Ok(HashMap::new());
         }
-        let now_ms = store.clock.now_ms();
-        let known = store::in_transaction(&store.conn, |conn| {
-            let (registry, _) = registry::register(conn, &[], &unknown, now_ms)?;
-            Ok(registry.handlers)
-        })?;
+        let (known, _) =
+            write_directly(store, |tx, _| Ok(registry::register(tx, &[], &unknown)?.handlers))?;
         let real = |(id, name): (&HandlerId, &String)| Some((*id, *known.get(name)?));
         Ok(self.names.iter().filter_map(real).collect())
     }

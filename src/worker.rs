@@ -21,7 +21,7 @@ use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::process::{CancelToken, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
-use crate::store::deferred::BacklogTask;
+use crate::store::backlog_task::BacklogTask;
 use crate::store::handle::WriterHandle;
 use crate::store::jobs::reevaluate::Reevaluation;
 use crate::store::jobs::{AttemptRecord, ClaimedJob};

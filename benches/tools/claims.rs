@@ -14,13 +14,12 @@ use hooktrail::internals::domain::{HandlerId, NextStep, Outcome, SourceId};
 use hooktrail::internals::domain::{JobKeys, JobPlan, JobSpec};
 use hooktrail::internals::scheduler::HandlerLimits;
 use hooktrail::internals::scheduler::Scheduler;
-use hooktrail::internals::store::Effects;
-use hooktrail::internals::store::WriterCache;
 use hooktrail::internals::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
 use hooktrail::internals::store::registry::{self, HandlerRegistration};
-use hooktrail::internals::store::write_last;
 use hooktrail::internals::store::{AttemptRecord, ClaimedJob, claim, finish};
+use hooktrail::internals::store::{Effects, WriteTransaction, WriterCache};
 use hooktrail::internals::store::{Store, checkpoint, in_transaction, open};
+use hooktrail::internals::store::{write_directly, write_last};
 
 use crate::BODY;
 
@@ -38,8 +37,8 @@ const HOUR_MS: i64 = 3_600_000;
 struct Database {
     store: Store,
     cache: WriterCache,
-    /// The effects of the transactions since they were last reported.
-    effects: Effects,
+    /// How many more jobs of each handler are ready, since that was last reported.
+    ready: Vec<(HandlerId, usize)>,
     scheduler: Scheduler,
     running: VecDeque<ClaimedJob>,
 }
@@ -79,10 +78,10 @@ impl Database {
             breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
         };
         let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
-        in_transaction(&store.conn, |conn| {
-            let now_ms = store.clock.now_ms();
-            let _ = registry::register(conn, &["a".to_owned()], &handlers, now_ms)?;
-            conn.execute(
+        let ((), _) = write_directly(&store, |tx, _| {
+            let now_ms = tx.cache.now_ms;
+            registry::register(tx, &["a".to_owned()], &handlers)?;
+            tx.conn.execute(
                 "UPDATE handlers SET breaker_open_until = ?1 WHERE id BETWEEN ?2 AND ?3",
                 [now_ms + HOUR_MS, *OPEN_BREAKERS.start(), *OPEN_BREAKERS.end()],
             )?;
@@ -96,13 +95,11 @@ impl Database {
         OPEN_BREAKERS.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let cache = WriterCache::read(&store.conn, store.clock)?;
         let mut database =
-            Self { store, cache, effects: Effects::default(), scheduler, running: VecDeque::new() };
+            Self { store, cache, ready: Vec::new(), scheduler, running: VecDeque::new() };
         let all: Vec<i64> = (1..=HANDLERS).collect();
         for _ in 0..count.div_ceil(all.len() * 100) {
             let events = 100.min(count / all.len());
-            database.write(|conn, cache, effects| {
-                (0..events).try_for_each(|_| insert_event(conn, cache, effects, &all))
-            })?;
+            database.write(|tx| (0..events).try_for_each(|_| insert_event(tx, &all)))?;
         }
         checkpoint::truncate(&database.store.conn)?;
         Ok(database)
@@ -111,15 +108,16 @@ impl Database {
     /// Runs one transaction as the writer does.
     fn write(
         &mut self,
-        write: impl FnOnce(&rusqlite::Connection, &mut WriterCache, &mut Effects) -> anyhow::Result<()>,
+        write: impl FnOnce(&mut WriteTransaction<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Self { store, cache, effects, .. } = self;
+        let Self { store, cache, ready, .. } = self;
         in_transaction(&store.conn, |conn| {
             (cache.now_ms, cache.wall_ms) = (store.clock.now_ms(), hooktrail::internals::wall_ms());
-            let (before, mut changes) = (cache.counters, Effects::default());
-            write(conn, cache, &mut changes)?;
-            write_last(conn, cache, before, &mut changes)?;
-            effects.merge(changes);
+            let (before, mut effects) = (cache.counters, Effects::default());
+            let mut tx = WriteTransaction { conn, cache, effects: &mut effects };
+            write(&mut tx)?;
+            write_last(&mut tx, before)?;
+            ready.append(&mut effects.ready);
             Ok(())
         })
     }
@@ -135,14 +133,12 @@ impl Database {
             ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
             let requests = self.scheduler.plan(self.store.clock.now_ms() * 1000);
             let mut claims = Vec::with_capacity(requests.len());
-            self.write(|conn, cache, effects| {
+            self.write(|tx| {
                 for job in &ended {
-                    effects.merge(finish::finish(conn, cache, &attempt_record(job))?.1);
+                    finish::finish(tx, &attempt_record(job))?;
                 }
                 for request in requests {
-                    let (claimed, changes) = claim::claim(conn, cache, &request)?;
-                    effects.merge(changes);
-                    claims.push((request, claimed));
+                    claims.push((request, claim::claim(tx, &request)?));
                 }
                 Ok(())
             })?;
@@ -153,31 +149,26 @@ impl Database {
             self.report_ready();
         }
         let us = began.elapsed().as_secs_f64() * 1e6 / ended_handlers.len().max(1) as f64;
-        self.write(|conn, cache, effects| queue_again(conn, cache, effects, &ended_handlers))?;
+        self.write(|tx| queue_again(tx, &ended_handlers))?;
         self.report_ready();
         checkpoint::passive(&self.store.conn)?;
         Ok(us)
     }
 
     fn report_ready(&mut self) {
-        for (handler, jobs) in std::mem::take(&mut self.effects).ready {
+        for (handler, jobs) in std::mem::take(&mut self.ready) {
             self.scheduler.add_ready(handler, jobs, 0);
         }
     }
 }
 
 /// Inserts an event with one job for each handler.
-fn insert_event(
-    conn: &rusqlite::Connection,
-    cache: &mut WriterCache,
-    effects: &mut Effects,
-    handlers: &[i64],
-) -> anyhow::Result<()> {
+fn insert_event(tx: &mut WriteTransaction<'_>, handlers: &[i64]) -> anyhow::Result<()> {
     let event = NewEvent {
         reply_slot: 0,
         source: SourceId(1),
         uid: [7; 16],
-        received_at_ms: cache.wall_ms,
+        received_at_ms: tx.cache.wall_ms,
         method: "POST".to_owned(),
         path: "/hooks/a".to_owned(),
         query: None,
@@ -190,24 +181,17 @@ fn insert_event(
         queue_limit: None,
         body_memory: None,
     };
-    let mut inserts = InsertStatements::new(conn)?;
-    events::insert_event(conn, cache, effects, &mut inserts, &event)?;
+    events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &event)?;
     Ok(())
 }
 
 /// Queues as many jobs as have ended. Their rows are as far apart in the file as those of the first jobs:
 /// the rows between them are jobs of handlers that can't run, which are cancelled at once.
-fn queue_again(
-    conn: &rusqlite::Connection,
-    cache: &mut WriterCache,
-    effects: &mut Effects,
-    ended_handlers: &[i64],
-) -> anyhow::Result<()> {
+fn queue_again(tx: &mut WriteTransaction<'_>, ended_handlers: &[i64]) -> anyhow::Result<()> {
     let all: Vec<i64> = (1..=HANDLERS).collect();
-    let first = cache.counters.job + 1;
-    (0..ended_handlers.len() / ACTIVE)
-        .try_for_each(|_| insert_event(conn, cache, effects, &all))?;
-    conn.execute(
+    let first = tx.cache.counters.job + 1;
+    (0..ended_handlers.len() / ACTIVE).try_for_each(|_| insert_event(tx, &all))?;
+    tx.conn.execute(
         "UPDATE jobs SET state = 5, ended_at = created_at, reason = 'cancelled'
          WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",
         [first, *OPEN_BREAKERS.end()],

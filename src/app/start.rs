@@ -18,10 +18,9 @@ use super::ExitError;
 use super::handlers::registration_names;
 use crate::config::Config;
 use crate::store::registry::Registry;
-use crate::store::writer_cache::WriterCache;
+use crate::store::transaction_end::write_directly;
 use crate::store::{
-    self, Lock, OpenError, RunState, ServerInfo, Store, alerts, checkpoint, operation, rescue,
-    reserve,
+    self, Lock, OpenError, RunState, ServerInfo, Store, checkpoint, operation, rescue, reserve,
 };
 use crate::web::standby::Standby;
 use crate::web::{self, Sockets};
@@ -250,12 +249,9 @@ fn warn_about_rescued(path: &Path) {
 
 fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     let (sources, handlers) = registration_names(config);
-    store::in_transaction(&store.conn, |conn| {
-        let mut cache = WriterCache::read(conn, store.clock)?;
-        let (registry, mut effects) = operation::register(conn, &mut cache, &sources, &handlers)?;
-        alerts::record_conditions(conn, &cache, &mut effects)?;
-        Ok(registry)
-    })
+    let (registry, _) =
+        write_directly(store, |tx, _| Ok(operation::register(tx, &sources, &handlers)?))?;
+    Ok(registry)
 }
 
 /// The thread that answers senders when the start takes long, and asks systemd for more time.

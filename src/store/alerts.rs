@@ -3,14 +3,16 @@
 //! at most one per minute, with the count. Nothing is recorded unless a handler subscribes to that
 //! source. The source's own jobs record nothing, so that an alert that fails causes no other alert.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::dead_job::DeadJob;
-use super::effects::{AlertCondition, Effects};
+use super::effects::AlertCondition;
 use super::events::{self, InsertStatements, NewEvent};
 use super::sources;
-use super::writer_cache::{SourceStatus, WriterCache};
-use crate::domain::{HandlerId, JobId, SourceId};
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
+use super::writer_cache::SourceStatus;
+use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// Minimum time between two events of one type, source and handler.
 const MIN_INTERVAL_MS: i64 = 60_000;
@@ -31,8 +33,8 @@ pub enum AlertSignal {
 struct AlertDetails<'a> {
     source: Option<SourceId>,
     handler: Option<HandlerId>,
-    event: Option<i64>,
-    job: Option<i64>,
+    event: Option<EventId>,
+    job: Option<JobId>,
     item: Option<i64>,
     attempts: Option<i64>,
     detail: Option<&'a str>,
@@ -46,7 +48,7 @@ struct AlertDetails<'a> {
 pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::Result<()> {
     conn.execute(
         "INSERT INTO meta VALUES ('alerts', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [source.map(|source| source.0)],
+        [source],
     )?;
     if source.is_none() {
         conn.execute("UPDATE alerts SET count = 0 WHERE count > 0", [])?;
@@ -56,30 +58,29 @@ pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::
 
 /// Records an occurrence of a condition. The event describes the latest one.
 fn record(
-    conn: &Connection,
-    wall_ms: i64,
+    tx: &WriteTransaction<'_>,
     kind: &str,
     details: &AlertDetails<'_>,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
+    tx.conn.change(
         "INSERT INTO alerts (type, source, handler, count, at, event, job, item, attempts, detail)
          VALUES (?1, coalesce((SELECT name FROM sources WHERE id = ?2), ''),
            coalesce((SELECT name FROM handlers WHERE id = ?3), ''), 1, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT DO UPDATE SET count = count + 1, at = excluded.at, event = excluded.event,
            job = excluded.job, item = excluded.item, attempts = excluded.attempts,
            detail = excluded.detail",
-    )?
-    .execute(params![
-        kind,
-        details.source.map(|source| source.0),
-        details.handler.map(|handler| handler.0),
-        wall_ms,
-        details.event,
-        details.job,
-        details.item,
-        details.attempts,
-        details.detail,
-    ])?;
+        params![
+            kind,
+            details.source,
+            details.handler,
+            tx.cache.wall_ms,
+            details.event,
+            details.job,
+            details.item,
+            details.attempts,
+            details.detail,
+        ],
+    )?;
     Ok(())
 }
 
@@ -88,78 +89,59 @@ fn record(
 ///
 /// # Errors
 /// The write failed.
-pub fn record_conditions(
-    conn: &Connection,
-    cache: &WriterCache,
-    effects: &mut Effects,
-) -> rusqlite::Result<()> {
-    for condition in std::mem::take(&mut effects.alerts) {
-        if let AlertCondition::DeadJob(job, _) = condition
-            && let Some(dead_job) = DeadJob::load(conn, job)?
-        {
-            effects.dead_jobs.push(dead_job);
-        }
+pub fn record_conditions(tx: &mut WriteTransaction<'_>) -> rusqlite::Result<()> {
+    for condition in std::mem::take(&mut tx.effects.alerts) {
         match condition {
-            AlertCondition::DeadJob(job, source) if cache.should_alert(source) => {
-                record_dead_job(conn, cache.wall_ms, job, source)?;
-            }
-            AlertCondition::UnhandledEvent(event, source) if cache.should_alert(source) => {
-                let details = AlertDetails {
-                    source: Some(source),
-                    event: Some(event.0),
-                    ..AlertDetails::default()
-                };
-                record(conn, cache.wall_ms, "event.unhandled", &details)?;
-            }
-            AlertCondition::DeadJob(..) | AlertCondition::UnhandledEvent(..) => {}
-            AlertCondition::Breaker { handler, is_open, detail } => {
-                if cache.alert_source.is_none() {
-                    continue;
+            AlertCondition::DeadJob(job, source) => {
+                tx.effects.dead_jobs.extend(DeadJob::load(tx.conn, job)?);
+                if tx.cache.should_alert(source) {
+                    record_dead_job(tx, job, source)?;
                 }
+            }
+            AlertCondition::UnhandledEvent(event, source) if tx.cache.should_alert(source) => {
+                let (source, event) = (Some(source), Some(event));
+                let details = AlertDetails { source, event, ..AlertDetails::default() };
+                record(tx, "event.unhandled", &details)?;
+            }
+            AlertCondition::Breaker { handler, is_open, detail }
+                if tx.cache.alert_source.is_some() =>
+            {
                 let kind =
                     if is_open { "handler.breaker_opened" } else { "handler.breaker_closed" };
-                let details = AlertDetails {
-                    handler: Some(handler),
-                    detail: Some(&detail),
-                    ..AlertDetails::default()
-                };
-                record(conn, cache.wall_ms, kind, &details)?;
+                let (handler, detail) = (Some(handler), Some(&*detail));
+                record(tx, kind, &AlertDetails { handler, detail, ..AlertDetails::default() })?;
             }
+            AlertCondition::UnhandledEvent(..) | AlertCondition::Breaker { .. } => {}
         }
     }
     Ok(())
 }
 
 fn record_dead_job(
-    conn: &Connection,
-    wall_ms: i64,
+    tx: &WriteTransaction<'_>,
     job: JobId,
     source: SourceId,
 ) -> rusqlite::Result<()> {
-    let mut select = conn
-        .prepare_cached("SELECT event, handler, item, attempt, reason FROM jobs WHERE id = ?1")?;
-    let mut rows = select.query([job.0])?;
-    let Some(row) = rows.next()? else { return Ok(()) };
-    let reason: Option<String> = row.get(4)?;
-    let details = AlertDetails {
-        source: Some(source),
-        handler: Some(HandlerId(row.get(1)?)),
-        event: row.get(0)?,
-        job: Some(job.0),
-        item: row.get(2)?,
-        attempts: row.get(3)?,
-        detail: reason.as_deref(),
-    };
-    record(conn, wall_ms, "job.dead", &details)
+    let sql = "SELECT event, handler, item, attempt, reason FROM jobs WHERE id = ?1";
+    tx.conn.find(sql, [job], |row| {
+        let (event, handler, item, attempts) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let detail = row.get_ref(4)?.as_str_or_null()?;
+        let (source, job) = (Some(source), Some(job));
+        record(
+            tx,
+            "job.dead",
+            &AlertDetails { source, handler, event, job, item, attempts, detail },
+        )
+    })?;
+    Ok(())
 }
 
 /// Records a condition that another thread noticed, if a handler subscribes to alerts.
 pub(super) fn record_signal(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     signal: &AlertSignal,
 ) -> rusqlite::Result<()> {
-    if cache.alert_source.is_none() {
+    if tx.cache.alert_source.is_none() {
         return Ok(());
     }
     let (kind, source, detail) = match signal {
@@ -170,7 +152,7 @@ pub(super) fn record_signal(
     };
     if let Some(source) = source {
         // Once for each silence, and once until the source accepts a request again.
-        let before = cache.source_status.get(&source).copied().unwrap_or_default();
+        let before = tx.cache.source_status.get(&source).copied().unwrap_or_default();
         let after = match signal {
             AlertSignal::Silent(..) => SourceStatus { is_silent: true, ..before },
             _ if before.has_accepted => SourceStatus { is_rejecting: true, ..before },
@@ -179,14 +161,9 @@ pub(super) fn record_signal(
         if before == after {
             return Ok(());
         }
-        sources::save_status(conn, cache, source, after)?;
+        sources::save_status(tx, source, after)?;
     }
-    record(
-        conn,
-        cache.wall_ms,
-        kind,
-        &AlertDetails { source, detail: Some(detail), ..AlertDetails::default() },
-    )
+    record(tx, kind, &AlertDetails { source, detail: Some(detail), ..AlertDetails::default() })
 }
 
 /// A recorded condition that becomes an event.
@@ -211,26 +188,14 @@ pub struct PendingAlert {
 /// # Errors
 /// The read failed.
 pub fn load_pending(conn: &Connection, now_ms: i64) -> rusqlite::Result<Vec<PendingAlert>> {
-    let mut select = conn.prepare_cached(
+    let sql =
         "SELECT type, source, handler, count, at, event, job, item, attempts, detail FROM alerts
-         WHERE count > 0 AND coalesce(emitted_at, ?1) <= ?1 ORDER BY at, type DESC",
-    )?;
-    let row = |row: &Row<'_>| {
-        let (kind, source, handler) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(PendingAlert {
-            kind,
-            source,
-            handler,
-            count: row.get(3)?,
-            at_ms: row.get(4)?,
-            event: row.get(5)?,
-            job: row.get(6)?,
-            item: row.get(7)?,
-            attempts: row.get(8)?,
-            detail: row.get(9)?,
-        })
-    };
-    select.query_map([now_ms - MIN_INTERVAL_MS], row)?.collect()
+               WHERE count > 0 AND coalesce(emitted_at, ?1) <= ?1 ORDER BY at, type DESC";
+    conn.list(sql, [now_ms - MIN_INTERVAL_MS], |row| {
+        let (kind, source, handler, count, at_ms, event, job, item, attempts, detail) =
+            row.try_into()?;
+        Ok(PendingAlert { kind, source, handler, count, at_ms, event, job, item, attempts, detail })
+    })
 }
 
 /// A recorded condition and its event; the event is `None` if no handler wants it.
@@ -242,31 +207,25 @@ pub struct AlertEvent {
 
 /// Stores the event with its jobs and subtracts its count, in one transaction. Does nothing if the
 /// same event is sent twice.
-pub(super) fn emit(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    effects: &mut Effects,
-    alert: &AlertEvent,
-) -> rusqlite::Result<()> {
+pub(super) fn emit(tx: &mut WriteTransaction<'_>, alert: &AlertEvent) -> rusqlite::Result<()> {
     let PendingAlert { kind, source, handler, count, .. } = &alert.alert;
-    let updated = conn
-        .prepare_cached(
-            "UPDATE alerts SET count = count - ?4, emitted_at = CASE WHEN ?5 THEN ?6 ELSE emitted_at END
-             WHERE type = ?1 AND source = ?2 AND handler = ?3 AND count >= ?4
-               AND coalesce(emitted_at, ?7) <= ?7",
-        )?
-        .execute(params![
+    let now_ms = tx.cache.now_ms;
+    let updated = tx.conn.change(
+        "UPDATE alerts SET count = count - ?4, emitted_at = CASE WHEN ?5 THEN ?6 ELSE emitted_at END
+         WHERE type = ?1 AND source = ?2 AND handler = ?3 AND count >= ?4
+           AND coalesce(emitted_at, ?7) <= ?7",
+        params![
             kind,
             source,
             handler,
             count,
             alert.event.is_some(),
-            cache.now_ms,
-            cache.now_ms - MIN_INTERVAL_MS
-        ])?;
+            now_ms,
+            now_ms - MIN_INTERVAL_MS
+        ],
+    )?;
     if let Some(new_event) = alert.event.as_ref().filter(|_| updated == 1) {
-        let mut inserts = InsertStatements::new(conn)?;
-        events::insert_event(conn, cache, effects, &mut inserts, new_event)?;
+        events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, new_event)?;
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use anyhow::Context;
 use rusqlite::{Connection, params};
 
 use super::chunked_writes::ChunkedWriter;
-use super::effects::Effects;
 use super::jobs::transition;
 use super::selection::{BulkProgress, OnProgress};
-use super::writer_cache::WriterCache;
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
 use super::{in_transaction, registry};
 use crate::domain::id_set::IdSet;
 use crate::domain::{HandlerId, JobId};
@@ -65,19 +65,12 @@ impl JobCommand {
 /// # Errors
 /// The write failed.
 pub fn record(conn: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
-    conn.prepare_cached(
+    let AuditEntry { at_ms, who, via, action, target, jobs, reason } = entry;
+    conn.change(
         "INSERT INTO audit_entries (at, who, via, action, target, jobs, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-    )?
-    .execute(params![
-        entry.at_ms,
-        entry.who,
-        entry.via,
-        entry.action,
-        entry.target,
-        entry.jobs,
-        entry.reason
-    ])?;
+        params![at_ms, who, via, action, target, jobs, reason],
+    )?;
     Ok(())
 }
 
@@ -99,17 +92,15 @@ pub fn apply_to_jobs(
     let mut writer = ChunkedWriter::new(store);
     let mut row = None;
     while progress.done < progress.total {
-        let chunk = writer.write_chunk(|conn, cache, effects, slice| {
+        let chunk = writer.write_chunk(|tx, slice| {
             let (mut done, mut changed) = (0, 0_i64);
             while slice.has_time()
                 && let Some(job) = remaining.next()
             {
-                let (is_changed, changes) = apply_command(conn, cache, JobId(job), command)?;
-                changed += i64::from(is_changed);
-                effects.merge(changes);
+                changed += i64::from(apply_command(tx, JobId(job), command)?);
                 done += 1;
             }
-            Ok((record_progress(conn, row, entry, changed)?, done, changed.unsigned_abs()))
+            Ok((record_progress(tx.conn, row, entry, changed)?, done, changed.unsigned_abs()))
         });
         let (audit_row, done, changed) = chunk.with_context(|| {
             format!("stopped after {} of {} jobs", progress.done, progress.total)
@@ -132,8 +123,7 @@ pub(super) fn record_progress(
     jobs: i64,
 ) -> rusqlite::Result<i64> {
     if let Some(row) = row {
-        conn.prepare_cached("UPDATE audit_entries SET jobs = jobs + ?2 WHERE id = ?1")?
-            .execute([row, jobs])?;
+        conn.change("UPDATE audit_entries SET jobs = jobs + ?2 WHERE id = ?1", [row, jobs])?;
         return Ok(row);
     }
     record(conn, &AuditEntry { jobs, ..entry.clone() })?;
@@ -142,14 +132,13 @@ pub(super) fn record_progress(
 
 /// Applies a command to a job. Returns whether that changed anything.
 pub(super) fn apply_command(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: JobId,
     command: &JobCommand,
-) -> rusqlite::Result<(bool, Effects)> {
+) -> rusqlite::Result<bool> {
     match command {
-        JobCommand::Retry => transition::retry(conn, cache, job),
-        JobCommand::Cancel { reason } => transition::cancel(conn, cache, job, reason),
+        JobCommand::Retry => transition::retry(tx, job),
+        JobCommand::Cancel { reason } => transition::cancel(tx, job, reason),
     }
 }
 

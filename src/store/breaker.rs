@@ -13,10 +13,12 @@ use rusqlite::{Connection, params};
 
 use super::effects::{AlertCondition, Effects};
 use super::jobs::AttemptRecord;
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
 use super::writer_cache::{WriterCache, read_breaker};
 use crate::clock;
 use crate::domain::breaker::{BreakerPolicy, BreakerState};
-use crate::domain::{HandlerId, Outcome};
+use crate::domain::{HandlerId, JobId, Outcome};
 
 /// Returns the handlers whose breaker opened, closed, or changed its time.
 pub(super) fn changed_handlers(
@@ -31,23 +33,21 @@ pub(super) fn changed_handlers(
 
 /// Updates the breaker for an outcome.
 pub(super) fn on_attempt(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
-) -> rusqlite::Result<Effects> {
-    let mut effects = Effects::default();
-    let before = cache.breaker(record.handler);
+) -> rusqlite::Result<()> {
+    let before = tx.cache.breaker(record.handler);
     let is_failure =
         matches!(record.outcome, Outcome::Failed | Outcome::TimedOut) && !record.is_permanent;
     let after = match (before.open_until_ms, record.outcome) {
         // The job was running before the breaker opened.
-        (Some(_), _) if !record.is_probe => return Ok(effects),
+        (Some(_), _) if !record.is_probe => return Ok(()),
         (_, Outcome::Succeeded) => BreakerState::default(),
-        (Some(_), _) if is_failure => open_breaker(cache, record, before),
+        (Some(_), _) if is_failure => open_breaker(tx.cache, record, before),
         // The probe is inconclusive: another job is the next probe.
         (Some(_), _) => {
-            end_probe(cache, record.handler, true, &mut effects);
-            return Ok(effects);
+            end_probe(tx.cache, record.handler, true, tx.effects);
+            return Ok(());
         }
         (None, _) if is_failure => {
             let failures_in_row = before.consecutive_failures.saturating_add(1);
@@ -56,22 +56,22 @@ pub(super) fn on_attempt(
                 failures if failures_in_row < failures => {
                     BreakerState { consecutive_failures: failures_in_row, ..before }
                 }
-                _ => open_breaker(cache, record, before),
+                _ => open_breaker(tx.cache, record, before),
             }
         }
-        (None, _) => return Ok(effects),
+        (None, _) => return Ok(()),
     };
     if after == before {
-        return Ok(effects);
+        return Ok(());
     }
-    write(conn, record.handler, after, cache.now_ms)?;
-    cache.breakers.insert(record.handler, after);
+    write(tx.conn, record.handler, after, tx.cache.now_ms)?;
+    tx.cache.breakers.insert(record.handler, after);
     if after.open_until_ms == before.open_until_ms {
-        return Ok(effects);
+        return Ok(());
     }
     // The handler's clock stops or continues.
-    cache.reload_handlers(conn)?;
-    effects.breakers.push((record.handler, after));
+    tx.cache.reload_handlers(tx.conn)?;
+    tx.effects.breakers.push((record.handler, after));
     let is_open = after.open_until_ms.is_some();
     let job = record.claim.job;
     let detail = match is_open {
@@ -83,16 +83,16 @@ pub(super) fn on_attempt(
         false => format!("job {job}: {}", record.detail),
     };
     let change = if is_open { "opened" } else { "closed" };
-    log(conn, cache.wall_ms, record.handler, change, &detail)?;
+    log(tx.conn, tx.cache.wall_ms, record.handler, change, &detail)?;
     let is_reported = match is_open {
         true => after.is_alerted && !before.is_alerted,
         false => before.is_alerted,
     };
     if is_reported {
         let handler = record.handler;
-        effects.alerts.push(AlertCondition::Breaker { handler, is_open, detail });
+        tx.effects.alerts.push(AlertCondition::Breaker { handler, is_open, detail });
     }
-    Ok(effects)
+    Ok(())
 }
 
 /// Returns the state of an open breaker. The first failure of a job that is no alert records the
@@ -112,21 +112,21 @@ fn write(
     breaker: BreakerState,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
+    conn.change(
         "UPDATE handlers SET consecutive_failures = ?2, breaker_open_until = ?3, breaker_alerted = ?5,
            idle_ms = idle_ms + CASE WHEN ?3 IS NULL AND paused = 0
              THEN max(0, ?4 - coalesce(idle_since, ?4)) ELSE 0 END,
            idle_since = CASE WHEN ?3 IS NOT NULL THEN coalesce(idle_since, ?4)
              WHEN paused = 1 THEN idle_since END
          WHERE id = ?1",
-    )?
-    .execute(params![
-        handler.0,
-        breaker.consecutive_failures,
-        breaker.open_until_ms,
-        now_ms,
-        breaker.is_alerted
-    ])?;
+        params![
+            handler,
+            breaker.consecutive_failures,
+            breaker.open_until_ms,
+            now_ms,
+            breaker.is_alerted
+        ],
+    )?;
     Ok(())
 }
 
@@ -140,7 +140,7 @@ pub(super) fn apply_config(
     now_ms: i64,
 ) -> rusqlite::Result<Option<AlertCondition>> {
     let sql = "SELECT consecutive_failures, breaker_open_until, breaker_alerted FROM handlers WHERE id = ?1";
-    let before = conn.query_row(sql, [handler.0], read_breaker)?;
+    let before = conn.query_row(sql, [handler], read_breaker)?;
     let latest_ms = now_ms.saturating_add(breaker.pause_ms);
     let after = match breaker.failures {
         0 => BreakerState::default(),
@@ -176,12 +176,11 @@ pub(super) fn end_probe(
 
 /// Records that a job runs as the probe.
 pub(super) fn log_probe(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &WriteTransaction<'_>,
     handler: HandlerId,
-    job: i64,
+    job: JobId,
 ) -> rusqlite::Result<()> {
-    log(conn, cache.wall_ms, handler, "probe", &format!("job {job}"))
+    log(tx.conn, tx.cache.wall_ms, handler, "probe", &format!("job {job}"))
 }
 
 fn log(
@@ -191,9 +190,6 @@ fn log(
     change: &str,
     detail: &str,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO breaker_changes (at, handler, change, detail) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![wall_ms, handler.0, change, detail])?;
-    Ok(())
+    let sql = "INSERT INTO breaker_changes (at, handler, change, detail) VALUES (?1, ?2, ?3, ?4)";
+    conn.change(sql, (wall_ms, handler, change, detail)).map(|_| ())
 }

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::effects::Effects;
-use super::transaction_end::write_last;
-use super::writer_cache::WriterCache;
+use super::transaction_end::write_directly;
+use super::write_transaction::WriteTransaction;
 use super::{BUSY_TIMEOUT, Store};
 
 /// A transaction ends after this time, its commit apart.
@@ -51,29 +50,20 @@ impl<'s> ChunkedWriter<'s> {
         Self { store, ended_at: None }
     }
 
-    /// Calls `step` in one transaction, at the earliest [`PAUSE`] after the last one. `step` adds the effects of
-    /// its changes.
+    /// Calls `step` in one transaction, at the earliest [`PAUSE`] after the last one.
     ///
     /// # Errors
     /// The error of `step`, or of a failed write.
     pub fn write_chunk<T>(
         &mut self,
-        step: impl FnOnce(&Connection, &mut WriterCache, &mut Effects, TimeSlice) -> anyhow::Result<T>,
+        step: impl FnOnce(&mut WriteTransaction<'_>, TimeSlice) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         if let Some(ended_at) = self.ended_at {
             std::thread::sleep(PAUSE.saturating_sub(ended_at.elapsed()));
         }
-        let done = super::in_transaction(&self.store.conn, |conn| {
-            let slice = TimeSlice(Instant::now());
-            let mut cache = WriterCache::read(conn, self.store.clock)?;
-            let (before, mut effects) = (cache.counters, Effects::default());
-            let done = step(conn, &mut cache, &mut effects, slice)?;
-            // A running server notices the rest: it reads the queue again.
-            write_last(conn, &mut cache, before, &mut effects)?;
-            Ok(done)
-        });
+        let done = write_directly(self.store, |tx, began_at| step(tx, TimeSlice(began_at)));
         self.ended_at = Some(Instant::now());
-        done
+        done.map(|(result, _)| result)
     }
 }
 

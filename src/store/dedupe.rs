@@ -1,7 +1,8 @@
 //! Tables `dedupe` and `duplicates`: the keys by which duplicates are recognised, and the duplicates.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
+use super::statements::Statements;
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{EventId, SourceId};
 
@@ -58,7 +59,7 @@ pub(super) fn find_original(
     let Some(source_key) = &dedupe.source_key else { return Ok(None) };
     let Some(original) = find_by_key(conn, source, source_key, now_ms)? else { return Ok(None) };
     if let Some(delivery_key) = &dedupe.delivery_key {
-        save_key(conn, source, delivery_key, original.0, now_ms)?;
+        save_key(conn, source, delivery_key, original, now_ms)?;
     }
     Ok(Some(original))
 }
@@ -70,33 +71,41 @@ fn find_by_key(
     key: &DedupeKey,
     now_ms: i64,
 ) -> rusqlite::Result<Option<EventId>> {
-    let found: Option<(i64, i64)> = conn
-        .prepare_cached("SELECT event, expires_at FROM dedupe WHERE source = ?1 AND key = ?2")?
-        .query_row(params![source.0, key.key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let sql = "SELECT event, expires_at FROM dedupe WHERE source = ?1 AND key = ?2";
+    let found: Option<(EventId, i64)> =
+        conn.find(sql, params![source, key.key], |row| row.try_into())?;
     match found {
-        Some((event, until)) if now_ms < until => Ok(Some(EventId(event))),
+        Some((event, until)) if now_ms < until => Ok(Some(event)),
         Some(_) => {
-            conn.prepare_cached("DELETE FROM dedupe WHERE source = ?1 AND key = ?2")?
-                .execute(params![source.0, key.key])?;
-            Ok(None)
+            let sql = "DELETE FROM dedupe WHERE source = ?1 AND key = ?2";
+            conn.change(sql, params![source, key.key]).map(|_| None)
         }
         None => Ok(None),
     }
 }
 
-pub(super) fn save_key(
+/// Saves the keys of an event that is no duplicate.
+pub(super) fn save_keys(
+    conn: &Connection,
+    source: SourceId,
+    dedupe: &DedupeCheck,
+    event: EventId,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    let mut keys = dedupe.source_key.iter().chain(&dedupe.delivery_key);
+    keys.try_for_each(|key| save_key(conn, source, key, event, now_ms))
+}
+
+fn save_key(
     conn: &Connection,
     source: SourceId,
     key: &DedupeKey,
-    event: i64,
+    event: EventId,
     now_ms: i64,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO dedupe (source, key, event, expires_at) VALUES (?1, ?2, ?3, ?4)",
-    )?
-    .execute(params![source.0, key.key, event, now_ms.saturating_add(key.window_ms)])?;
-    Ok(())
+    let expires_at_ms = now_ms.saturating_add(key.window_ms);
+    let sql = "INSERT INTO dedupe (source, key, event, expires_at) VALUES (?1, ?2, ?3, ?4)";
+    conn.change(sql, params![source, key.key, event, expires_at_ms]).map(|_| ())
 }
 
 /// Records a duplicate of `original`, with its body if that differs.
@@ -107,13 +116,13 @@ pub(super) fn insert_duplicate(
     ip: &str,
     body: &[u8],
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
+    conn.change(
         "INSERT INTO duplicates (event, received_at, ip, body)
          SELECT ?1, ?2, ?3, CASE
            WHEN coalesce((SELECT body = ?4 FROM events WHERE id = ?1), 0) THEN NULL
            WHEN (SELECT count(*) FROM duplicates WHERE event = ?1 AND body IS NOT NULL) >= ?5
            THEN NULL ELSE ?4 END",
-    )?
-    .execute(params![original.0, received_at_ms, ip, body, MAX_DUPLICATE_BODIES])?;
+        params![original, received_at_ms, ip, body, MAX_DUPLICATE_BODIES],
+    )?;
     Ok(())
 }

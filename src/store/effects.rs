@@ -1,8 +1,7 @@
 //! What a change of the database means for the rest of the server: queue lengths, wake-ups, alerts.
 //!
-//! Each change returns its effects by value. The insert of an event adds them to those of its group, because it
-//! is too frequent for more allocations. The writer publishes the effects of a group after the commit.
-//! The effects of an operation that is rolled back are dropped with it.
+//! Each change adds its effects to those of its transaction. The writer publishes the effects of a group after
+//! the commit. The effects of an operation that is rolled back are dropped with it.
 
 use super::dead_job::DeadJob;
 use super::minute_counts::MinuteCounts;
@@ -99,31 +98,6 @@ impl Effects {
         if !self.active_sources.contains(&source) {
             self.active_sources.push(source);
         }
-    }
-
-    /// Adds the effects of a later change.
-    pub fn merge(&mut self, later: Self) {
-        for (source, jobs) in later.queued {
-            add(&mut self.queued, source, jobs);
-        }
-        for (source, events) in later.deferred {
-            add(&mut self.deferred, source, events);
-        }
-        for (handler, jobs) in later.ready {
-            add(&mut self.ready, handler, jobs);
-        }
-        if let Some(due_ms) = later.next_due_ms {
-            self.add_due(due_ms);
-        }
-        for source in later.active_sources {
-            self.add_active_source(source);
-        }
-        self.breakers.extend(later.breakers);
-        self.alerts.extend(later.alerts);
-        self.dead_job_retries.extend(later.dead_job_retries);
-        self.retried_dead_jobs += later.retried_dead_jobs;
-        self.dead_jobs.extend(later.dead_jobs);
-        self.minute_counts.merge(later.minute_counts);
     }
 
     /// Returns the change in the number of queued jobs of a source.

@@ -3,12 +3,12 @@
 
 use rusqlite::{CachedStatement, Connection, params};
 
-use super::effects::{AlertCondition, Effects};
+use super::effects::AlertCondition;
 use super::jobs::transition::PlainJobInsert;
 use super::jobs::{JobOrigin, OriginKind, insert};
 use super::source_counters::QueueLimit;
-use super::writer_cache::WriterCache;
-use super::{dedupe, deferred, sources};
+use super::write_transaction::WriteTransaction;
+use super::{dead_job_retries, dedupe, deferred, sources};
 
 pub use super::dedupe::{DedupeCheck, DedupeKey, InsertMode};
 use crate::domain::job_plan::JobPlan;
@@ -121,47 +121,44 @@ impl<'c> InsertStatements<'c> {
 }
 
 /// Stores `new_event` with its jobs, or records it as a duplicate. An event without jobs is stored
-/// even if the queue is full. Its effects are added to those of the transaction so far.
+/// even if the queue is full.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub fn insert_event(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    effects: &mut Effects,
+    tx: &mut WriteTransaction<'_>,
     inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
 ) -> rusqlite::Result<InsertReply> {
-    let (source, now_ms) = (new_event.source, cache.now_ms);
+    let (source, now_ms) = (new_event.source, tx.cache.now_ms);
     if let Some(limit) = &new_event.queue_limit
         && new_event.plan.job_count() > 0
-        && limit.is_reached(effects.queued_change(source))
+        && limit.is_reached(tx.effects.queued_change(source))
     {
         return Ok(InsertReply::QueueFull);
     }
     let keys = &new_event.dedupe;
-    if let Some(original) = dedupe::find_original(conn, source, keys, now_ms)? {
+    if let Some(original) = dedupe::find_original(tx.conn, source, keys, now_ms)? {
         if keys.mode != InsertMode::LookUp {
             let NewEvent { received_at_ms, ip, body, .. } = new_event;
-            dedupe::insert_duplicate(conn, original, *received_at_ms, ip, body)?;
+            dedupe::insert_duplicate(tx.conn, original, *received_at_ms, ip, body)?;
             if keys.retry_dead {
                 // The limit is for all duplicates of a group together, because each may have as many.
-                let limit = deferred::MAX_DEAD_RETRIED.saturating_sub(effects.retried_dead_jobs);
-                let retried =
-                    deferred::retry_dead_jobs_of_event(conn, cache, limit, source, original)?;
-                effects.merge(retried);
+                let limit = dead_job_retries::MAX_RETRIED;
+                let limit = limit.saturating_sub(tx.effects.retried_dead_jobs);
+                dead_job_retries::retry_dead_jobs(tx, limit, source, original)?;
             }
-            sources::record_activity(conn, cache, source, false, effects)?;
-            effects.minute_counts.add_duplicate(source);
+            sources::record_activity(tx, source, false)?;
+            tx.effects.minute_counts.add_duplicate(source);
         }
         return Ok(InsertReply::Duplicate(original));
     }
     if keys.mode != InsertMode::Store {
         return Ok(InsertReply::NotDuplicate);
     }
-    let event = cache.counters.event + 1;
-    let first_job = cache.counters.job + 1;
-    let is_deferred = deferred::is_deferring(cache, effects, source)
+    let event = EventId(tx.cache.counters.event + 1);
+    let first_job = tx.cache.counters.job + 1;
+    let is_deferred = deferred::is_deferring(tx.cache, tx.effects, source)
         || matches!(new_event.plan, JobPlan::Unevaluated(_))
         || new_event.plan.is_large();
     let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
@@ -169,7 +166,7 @@ pub fn insert_event(
     inserts.event.execute(params![
         event,
         new_event.uid,
-        source.0,
+        source,
         new_event.received_at_ms,
         new_event.method,
         new_event.path,
@@ -181,38 +178,32 @@ pub fn insert_event(
         new_event.expression_errors,
         new_event.body,
     ])?;
-    for key in keys.source_key.iter().chain(&keys.delivery_key) {
-        dedupe::save_key(conn, source, key, event, now_ms)?;
-    }
-    cache.blocks.add_event(conn, source, event, new_event.received_at_ms)?;
-    effects.minute_counts.add_event(source, new_event.received_at_ms);
-    cache.counters.event = event;
+    dedupe::save_keys(tx.conn, source, keys, event, now_ms)?;
+    tx.cache.blocks.add_event(tx.conn, source, event.0, new_event.received_at_ms)?;
+    tx.effects.minute_counts.add_event(source, new_event.received_at_ms);
+    tx.cache.counters.event = event.0;
     if is_deferred {
         let late_since_ms = keys.is_late.then_some(now_ms);
-        let plan = &new_event.plan;
-        deferred::defer_event(conn, event, source, (plan, late_since_ms), effects)?;
+        deferred::defer_event(tx, event.0, source, (&new_event.plan, late_since_ms))?;
     } else {
-        insert_event_jobs(conn, cache, inserts, new_event, effects)?;
+        insert_event_jobs(tx, inserts, new_event)?;
         if new_event.plan.is_empty() {
-            effects.alerts.push(AlertCondition::UnhandledEvent(EventId(event), source));
+            tx.effects.alerts.push(AlertCondition::UnhandledEvent(event, source));
         }
     }
-    cache.remember_ip(conn, &new_event.ip)?;
-    sources::record_activity(conn, cache, source, true, effects)?;
-    debug_assert_eq!(cache.counters.job, first_job + count - 1);
-    let event = EventId(event);
+    tx.cache.remember_ip(tx.conn, &new_event.ip)?;
+    sources::record_activity(tx, source, true)?;
+    debug_assert_eq!(tx.cache.counters.job, first_job + count - 1);
     Ok(if is_deferred { InsertReply::Deferred(event) } else { InsertReply::Stored(event) })
 }
 
 /// Inserts the jobs of the event that was just inserted.
 fn insert_event_jobs(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
-    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    let event = cache.counters.event;
+    let event = tx.cache.counters.event;
     let origin = |handler| JobOrigin {
         event,
         source: new_event.source,
@@ -223,14 +214,14 @@ fn insert_event_jobs(
     match &new_event.plan {
         JobPlan::Plain(handlers) => {
             for &handler in handlers.iter() {
-                let id = cache.counters.job + 1;
-                inserts.job.create(cache, id, origin(handler), effects)?;
-                cache.counters.job = id;
+                let id = tx.cache.counters.job + 1;
+                inserts.job.create(tx, id, origin(handler))?;
+                tx.cache.counters.job = id;
             }
         }
         JobPlan::Evaluated(specs) => {
             for (handler, spec) in specs {
-                effects.merge(insert::insert_jobs(conn, cache, origin(*handler), spec)?);
+                insert::insert_jobs(tx, origin(*handler), spec)?;
             }
         }
         JobPlan::Unevaluated(_) => {}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
-use super::deferred::BacklogTask;
+use super::backlog_task::BacklogTask;
 use super::events::{InsertReply, NewEvent};
 use super::operation::Operation;
 use crate::domain::HandlerId;

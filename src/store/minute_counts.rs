@@ -38,7 +38,7 @@ struct Counts {
     last_event_at_ms: Option<i64>,
 }
 
-/// The counts of an operation or a transaction.
+/// The counts of a transaction.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MinuteCounts(Vec<((SourceId, HandlerId), Counts)>);
 
@@ -70,20 +70,6 @@ impl MinuteCounts {
             false => counts.unsuccessful += 1,
         }
         counts.duration_ms += duration_ms;
-    }
-
-    /// Adds the counts of a later operation.
-    pub fn merge(&mut self, later: Self) {
-        for ((source, handler), more) in later.0 {
-            let counts = self.counts(source, handler);
-            counts.events += more.events;
-            counts.duplicates += more.duplicates;
-            counts.rejections += more.rejections;
-            counts.succeeded += more.succeeded;
-            counts.unsuccessful += more.unsuccessful;
-            counts.duration_ms += more.duration_ms;
-            counts.last_event_at_ms = more.last_event_at_ms.or(counts.last_event_at_ms);
-        }
     }
 
     fn counts(&mut self, source: SourceId, handler: HandlerId) -> &mut Counts {

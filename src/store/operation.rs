@@ -1,17 +1,16 @@
 //! The operations of the writer. Each is declared here once and applied within the transaction of
-//! its group, and returns its effects.
+//! its group.
 
 use crossbeam_channel::Sender;
-use rusqlite::Connection;
 
-use super::effects::Effects;
 use super::events::{self, InsertReply};
 use super::handshakes::{self, HandshakeRecord};
 use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::{AttemptRecord, ClaimedJob, claim, finish, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
-use super::writer_cache::WriterCache;
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
 use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
 use crate::domain::claim_request::ClaimRequest;
 use crate::domain::{INTERNAL_SOURCE, SourceId};
@@ -80,68 +79,57 @@ pub enum OperationResult {
     Rejected,
 }
 
-/// Applies one operation. Its effects are added to those of the transaction so far.
+/// Applies one operation.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
-pub fn apply(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    effects: &mut Effects,
-    op: &Operation,
-) -> rusqlite::Result<OperationResult> {
+pub fn apply(tx: &mut WriteTransaction<'_>, op: &Operation) -> rusqlite::Result<OperationResult> {
     match op {
         Operation::Claim(request) => {
-            let (jobs, changes) = claim::claim(conn, cache, request)?;
-            effects.merge(changes);
+            let jobs = claim::claim(tx, request)?;
             return Ok(OperationResult::Claimed { request: *request, jobs });
         }
-        Operation::Finish(record) => effects.merge(finish::finish(conn, cache, record)?.1),
-        Operation::Reevaluate(reevaluation) => {
-            effects.merge(reevaluate::apply_reevaluation(conn, cache, reevaluation)?);
-        }
+        Operation::Finish(record) => _ = finish::finish(tx, record)?,
+        Operation::Reevaluate(reevaluation) => reevaluate::apply_reevaluation(tx, reevaluation)?,
         Operation::Promote => {
-            effects.merge(transition::promote(conn, cache)?);
-            return Ok(OperationResult::Promoted { next_due_ms: queue::next_due(conn)? });
+            transition::promote(tx)?;
+            return Ok(OperationResult::Promoted { next_due_ms: queue::next_due(tx.conn)? });
         }
-        Operation::Rejections(rows) => effects.merge(rejections::write(conn, cache, rows)?),
-        Operation::Handshakes(rows) => handshakes::write(conn, rows)?,
+        Operation::Rejections(rows) => rejections::write(tx, rows)?,
+        Operation::Handshakes(rows) => handshakes::write(tx.conn, rows)?,
         Operation::Register { sources, handlers, reply } => {
-            let (registry, changes) = register(conn, cache, sources, handlers)?;
-            effects.merge(changes);
+            let registry = register(tx, sources, handlers)?;
             return Ok(OperationResult::Registered(reply.clone(), registry));
         }
-        Operation::Audit(entry) => audit::record(conn, entry)?,
+        Operation::Audit(entry) => audit::record(tx.conn, entry)?,
         Operation::Recount(_) => {}
-        Operation::AlertSignal(signal) => alerts::record_signal(conn, cache, signal)?,
-        Operation::AlertEvent(alert) => alerts::emit(conn, cache, effects, alert)?,
+        Operation::AlertSignal(signal) => alerts::record_signal(tx, signal)?,
+        Operation::AlertEvent(alert) => alerts::emit(tx, alert)?,
         Operation::SaveState(last_seen) => {
-            sources::save_last_seen(conn, last_seen)?;
-            write_anchor(conn, &cache.clock.anchor())?;
+            sources::save_last_seen(tx.conn, last_seen)?;
+            write_anchor(tx.conn, &tx.cache.clock.anchor())?;
         }
     }
     Ok(OperationResult::Done)
 }
 
 /// Assigns ids to the names of a configuration, and applies `paused`, `breaker` and the subscription to alerts.
-/// Must be called within a transaction.
 ///
 /// # Errors
 /// The write failed.
 pub fn register(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     sources: &[String],
     handlers: &[registry::HandlerRegistration],
-) -> rusqlite::Result<(Registry, Effects)> {
-    let (registry, mut effects) = registry::register(conn, sources, handlers, cache.now_ms)?;
-    alerts::set_subscriber(conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
-    let before = std::mem::take(&mut cache.breakers);
-    cache.reload_config_tables(conn)?;
-    for handler in breaker::changed_handlers(&before, &cache.breakers) {
-        effects.breakers.push((handler, cache.breaker(handler)));
+) -> rusqlite::Result<Registry> {
+    let registry = registry::register(tx, sources, handlers)?;
+    alerts::set_subscriber(tx.conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
+    let before = std::mem::take(&mut tx.cache.breakers);
+    tx.cache.reload_config_tables(tx.conn)?;
+    for handler in breaker::changed_handlers(&before, &tx.cache.breakers) {
+        tx.effects.breakers.push((handler, tx.cache.breaker(handler)));
     }
-    Ok((registry, effects))
+    Ok(registry)
 }
 
 /// How the operations of a group are isolated from each other.
@@ -156,42 +144,35 @@ pub(super) enum Isolation {
 }
 
 impl Isolation {
-    /// Applies a part of a group, which adds its effects to those of the group. If it is rolled back alone, the
-    /// effects and the cache are as before.
+    /// Applies a part of a group. If it is rolled back alone, the effects and the cache are as before.
     pub(super) fn apply(
         self,
-        conn: &Connection,
-        cache: &mut WriterCache,
-        group: &mut Effects,
-        apply: impl FnOnce(
-            &Connection,
-            &mut WriterCache,
-            &mut Effects,
-        ) -> rusqlite::Result<OperationResult>,
+        tx: &mut WriteTransaction<'_>,
+        apply: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<OperationResult>,
     ) -> rusqlite::Result<OperationResult> {
         let before = match self {
             Self::Group => None,
             Self::Savepoints => {
-                conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-                cache.forget_known_rows();
-                Some((cache.clone(), group.clone()))
+                tx.conn.change("SAVEPOINT op", [])?;
+                tx.cache.forget_known_rows();
+                Some((tx.cache.clone(), tx.effects.clone()))
             }
         };
-        let applied = apply(conn, cache, group).and_then(|result| {
-            alerts::record_conditions(conn, cache, group)?;
+        let applied = apply(tx).and_then(|result| {
+            alerts::record_conditions(tx)?;
             Ok(result)
         });
         match (applied, before) {
             (Ok(result), before) => {
                 if before.is_some() {
-                    conn.prepare_cached("RELEASE op")?.execute([])?;
+                    tx.conn.change("RELEASE op", [])?;
                 }
                 Ok(result)
             }
             (Err(e), Some(before)) if classify(&e) == ErrorKind::Operation => {
                 log::error!("the database rejected an operation, which is skipped: {e}");
-                conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
-                (*cache, *group) = before;
+                tx.conn.execute_batch("ROLLBACK TO op; RELEASE op")?;
+                (*tx.cache, *tx.effects) = before;
                 Ok(OperationResult::Rejected)
             }
             (Err(e), _) => Err(e),

@@ -5,9 +5,8 @@ use const_format::formatcp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
-use super::jobs::transition::{
-    IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public, state_from,
-};
+use super::jobs::transition::{IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public};
+use super::statements::Statements;
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::{EventId, JobId};
 
@@ -233,12 +232,8 @@ pub fn list_jobs(
 /// # Errors
 /// The read failed.
 pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<JobState>> {
-    conn.query_row(
-        &format!("SELECT state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}"),
-        [job],
-        |row| state_from(row, 0),
-    )
-    .optional()
+    let sql = formatcp!("SELECT state FROM jobs j WHERE j.id = ?1 AND {VISIBLE}");
+    conn.find(sql, [job], |row| row.get(0))
 }
 
 /// Returns the event of a job, or `None` if there is no such job.

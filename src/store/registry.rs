@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::breaker;
-use super::effects::Effects;
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{HandlerId, SourceId};
 
@@ -25,45 +26,37 @@ pub struct HandlerRegistration {
     pub breaker: BreakerPolicy,
 }
 
-/// Assigns an id to each name, and applies `paused` and `breaker` of the configuration. Must be
-/// called within a transaction.
+/// Assigns an id to each name, and applies `paused` and `breaker` of the configuration.
 ///
 /// # Errors
 /// The write failed.
 pub fn register(
-    conn: &Connection,
+    tx: &mut WriteTransaction<'_>,
     sources: &[String],
     handlers: &[HandlerRegistration],
-    now_ms: i64,
-) -> rusqlite::Result<(Registry, Effects)> {
-    let (mut registry, mut effects) = (Registry::default(), Effects::default());
+) -> rusqlite::Result<Registry> {
+    let (conn, now_ms) = (tx.conn, tx.cache.now_ms);
+    let mut registry = Registry::default();
     for name in sources {
-        conn.execute(
+        let id = conn.value(
             "INSERT INTO sources (name, last_seen_at) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE
-               SET last_seen_at = coalesce(last_seen_at, excluded.last_seen_at)",
-            params![name, now_ms],
+               SET last_seen_at = coalesce(last_seen_at, excluded.last_seen_at) RETURNING id",
+            (name, now_ms),
         )?;
-        let id =
-            conn.query_row("SELECT id FROM sources WHERE name = ?1", [name], |row| row.get(0))?;
-        registry.sources.insert(name.clone(), SourceId(id));
+        registry.sources.insert(name.clone(), id);
     }
     for HandlerRegistration { name, is_paused: paused, breaker } in handlers {
         conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
-        let (id, before): (i64, bool) = conn.query_row(
-            "SELECT id, paused_in_config FROM handlers WHERE name = ?1",
-            [name],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+        let sql = "SELECT id, paused_in_config FROM handlers WHERE name = ?1";
+        let (id, before): (HandlerId, bool) = conn.query_row(sql, [name], |row| row.try_into())?;
         if before != *paused {
             conn.execute("UPDATE handlers SET paused_in_config = ?2 WHERE id = ?1", (id, paused))?;
-            set_paused(conn, HandlerId(id), *paused, now_ms)?;
+            set_paused(conn, id, *paused, now_ms)?;
         }
-        if let Some(condition) = breaker::apply_config(conn, HandlerId(id), *breaker, now_ms)? {
-            effects.alerts.push(condition);
-        }
-        registry.handlers.insert(name.clone(), HandlerId(id));
+        tx.effects.alerts.extend(breaker::apply_config(conn, id, *breaker, now_ms)?);
+        registry.handlers.insert(name.clone(), id);
     }
-    Ok((registry, effects))
+    Ok(registry)
 }
 
 /// Pauses or resumes a handler. Returns whether that changed anything. Must be called within a
@@ -77,23 +70,20 @@ pub fn set_paused(
     paused: bool,
     now_ms: i64,
 ) -> rusqlite::Result<bool> {
-    let changed = if paused {
-        conn.execute(
+    let sql = match paused {
+        true => {
             "UPDATE handlers SET paused = 1, idle_since = coalesce(idle_since, ?2)
-             WHERE id = ?1 AND paused = 0",
-            params![handler.0, now_ms],
-        )?
-    } else {
-        conn.execute(
+             WHERE id = ?1 AND paused = 0"
+        }
+        false => {
             "UPDATE handlers SET paused = 0,
                idle_ms = idle_ms + CASE WHEN breaker_open_until IS NULL
                  THEN max(0, ?2 - coalesce(idle_since, ?2)) ELSE 0 END,
                idle_since = CASE WHEN breaker_open_until IS NOT NULL THEN idle_since END
-             WHERE id = ?1 AND paused = 1",
-            params![handler.0, now_ms],
-        )?
+             WHERE id = ?1 AND paused = 1"
+        }
     };
-    Ok(changed == 1)
+    Ok(conn.execute(sql, (handler, now_ms))? == 1)
 }
 
 /// Returns the id of a handler that the database knows, configured or not.
@@ -101,10 +91,7 @@ pub fn set_paused(
 /// # Errors
 /// The read failed.
 pub fn find_handler(conn: &Connection, name: &str) -> rusqlite::Result<Option<HandlerId>> {
-    use rusqlite::OptionalExtension;
-    conn.query_row("SELECT id FROM handlers WHERE name = ?1", [name], |row| row.get(0))
-        .optional()
-        .map(|id| id.map(HandlerId))
+    conn.find("SELECT id FROM handlers WHERE name = ?1", [name], |row| row.get(0))
 }
 
 /// Returns the paused handlers.
@@ -112,8 +99,7 @@ pub fn find_handler(conn: &Connection, name: &str) -> rusqlite::Result<Option<Ha
 /// # Errors
 /// The read failed.
 pub fn paused_handlers(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
-    let mut select = conn.prepare_cached("SELECT id FROM handlers WHERE paused = 1")?;
-    select.query_map([], |row| row.get(0).map(HandlerId))?.collect()
+    conn.list("SELECT id FROM handlers WHERE paused = 1", [], |row| row.get(0))
 }
 
 /// Returns for each handler with a `rate_limit` the earliest time of its next start (database clock).
@@ -121,9 +107,8 @@ pub fn paused_handlers(conn: &Connection) -> rusqlite::Result<Vec<HandlerId>> {
 /// # Errors
 /// The read failed.
 pub fn next_rate_starts(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i64)>> {
-    let mut select = conn
-        .prepare_cached("SELECT id, next_start_at FROM handlers WHERE next_start_at IS NOT NULL")?;
-    select.query_map([], |row| Ok((HandlerId(row.get(0)?), row.get(1)?)))?.collect()
+    let sql = "SELECT id, next_start_at FROM handlers WHERE next_start_at IS NOT NULL";
+    conn.list(sql, [], |row| row.try_into())
 }
 
 /// Returns the names of all sources in the database.
@@ -131,8 +116,7 @@ pub fn next_rate_starts(conn: &Connection) -> rusqlite::Result<Vec<(HandlerId, i
 /// # Errors
 /// The read failed.
 pub fn source_names(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, String>> {
-    let mut select = conn.prepare_cached("SELECT id, name FROM sources")?;
-    select.query_map([], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?.collect()
+    conn.list("SELECT id, name FROM sources", [], |row| row.try_into())
 }
 
 /// Returns true if the database knows a source of that name.
@@ -140,9 +124,7 @@ pub fn source_names(conn: &Connection) -> rusqlite::Result<HashMap<SourceId, Str
 /// # Errors
 /// The read failed.
 pub fn source_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
-    conn.query_row("SELECT EXISTS (SELECT 1 FROM sources WHERE name = ?1)", [name], |row| {
-        row.get(0)
-    })
+    conn.value("SELECT EXISTS (SELECT 1 FROM sources WHERE name = ?1)", [name])
 }
 
 /// Returns true if the event exists.
@@ -150,5 +132,5 @@ pub fn source_exists(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
 /// # Errors
 /// The read failed.
 pub fn event_exists(conn: &Connection, event: i64) -> rusqlite::Result<bool> {
-    conn.query_row("SELECT EXISTS (SELECT 1 FROM events WHERE id = ?1)", [event], |row| row.get(0))
+    conn.value("SELECT EXISTS (SELECT 1 FROM events WHERE id = ?1)", [event])
 }

@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::effects::Effects;
-use super::writer_cache::WriterCache;
-use crate::domain::{self, SourceId};
+use super::write_transaction::WriteTransaction;
+use crate::domain;
 
 /// Maximum number of rows.
 pub const MAX_ROWS: i64 = 100_000;
@@ -39,12 +38,8 @@ pub struct RejectionRow {
     pub is_increment: bool,
 }
 
-pub(super) fn write(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    rows: &[RejectionRow],
-) -> rusqlite::Result<Effects> {
-    let mut effects = Effects::default();
+pub(super) fn write(tx: &mut WriteTransaction<'_>, rows: &[RejectionRow]) -> rusqlite::Result<()> {
+    let conn = tx.conn;
     let mut insert = conn.prepare_cached(
         "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -56,7 +51,7 @@ pub(super) fn write(
         if let Some(name) = &row.source
             && let Some(source) = find_source.query_row([name], |row| row.get(0)).optional()?
         {
-            effects.minute_counts.add_rejections(SourceId(source), row.count);
+            tx.effects.minute_counts.add_rejections(source, row.count);
         }
         let row_id = row.row_id.load(Ordering::Relaxed);
         if row.is_increment && row_id != 0 && add.execute([row_id, row.count])? == 1 {
@@ -67,12 +62,12 @@ pub(super) fn write(
             row.count
         ])?;
         row.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
-        cache.rejection_rows += 1;
+        tx.cache.rejection_rows += 1;
     }
-    if cache.rejection_rows > MAX_ROWS {
-        cache.rejection_rows -= trim(conn, cache.rejection_rows - MAX_ROWS + TRIM_STEP)?;
+    if tx.cache.rejection_rows > MAX_ROWS {
+        tx.cache.rejection_rows -= trim(conn, tx.cache.rejection_rows - MAX_ROWS + TRIM_STEP)?;
     }
-    Ok(effects)
+    Ok(())
 }
 
 fn trim(conn: &Connection, count_to_delete: i64) -> rusqlite::Result<i64> {

@@ -1,34 +1,23 @@
 //! Replays: new jobs with new keys for stored events. This module inserts the jobs in short
 //! transactions. The caller plans the jobs of each event.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::Store;
 use super::audit::{self, AuditEntry};
 use super::chunked_writes::{ChunkedWriter, TimeSlice};
-use super::effects::Effects;
 use super::jobs::{JobOrigin, OriginKind, insert};
-use super::writer_cache::WriterCache;
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, SourceId};
 
-/// The columns of an event that its new jobs need.
-struct EventFacts {
-    source: SourceId,
-    received_at_ms: i64,
-    has_body: bool,
-}
+/// The source of an event and when it was received, which its new jobs need, and whether it has a body.
+type EventFacts = (SourceId, i64, bool);
 
 fn load_event_facts(conn: &Connection, event: i64) -> rusqlite::Result<Option<EventFacts>> {
-    conn.prepare_cached("SELECT source, received_at, body IS NOT NULL FROM events WHERE id = ?1")?
-        .query_row([event], |row| {
-            Ok(EventFacts {
-                source: SourceId(row.get(0)?),
-                received_at_ms: row.get(1)?,
-                has_body: row.get(2)?,
-            })
-        })
-        .optional()
+    let sql = "SELECT source, received_at, body IS NOT NULL FROM events WHERE id = ?1";
+    conn.find(sql, [event], |row| row.try_into())
 }
 
 /// Returns whether the event has a body, or `None` if it does not exist.
@@ -36,7 +25,7 @@ fn load_event_facts(conn: &Connection, event: i64) -> rusqlite::Result<Option<Ev
 /// # Errors
 /// The read failed.
 pub fn has_body(conn: &Connection, event: i64) -> rusqlite::Result<Option<bool>> {
-    Ok(load_event_facts(conn, event)?.map(|facts| facts.has_body))
+    Ok(load_event_facts(conn, event)?.map(|(_, _, has_body)| has_body))
 }
 
 /// An event, and the jobs to create for it.
@@ -96,26 +85,23 @@ impl<'s> Replay<'s> {
     pub fn insert_jobs(&mut self, replays: &[PlannedReplay]) -> anyhow::Result<()> {
         let mut cursor = ReplayCursor::default();
         while cursor.event < replays.len() {
-            self.writer.write_chunk(|conn, cache, effects, slice| {
-                let jobs_before = cache.counters.job;
+            self.writer.write_chunk(|tx, slice| {
+                let jobs_before = tx.cache.counters.job;
                 let number = match self.started {
                     Some((number, _)) => number,
-                    None => cache.counters.replay + 1,
+                    None => tx.cache.counters.replay + 1,
                 };
-                cache.counters.replay = cache.counters.replay.max(number);
+                tx.cache.counters.replay = tx.cache.counters.replay.max(number);
                 while slice.has_time()
                     && let Some(replay) = replays.get(cursor.event)
                 {
-                    let (exists, changes) =
-                        insert_some_jobs(conn, cache, number, replay, &mut cursor, slice)?;
-                    effects.merge(changes);
-                    if !exists {
+                    if !insert_some_jobs(tx, number, replay, &mut cursor, slice)? {
                         self.missing_events.push(replay.event);
                     }
                 }
-                let made = cache.counters.job - jobs_before;
+                let made = tx.cache.counters.job - jobs_before;
                 let row = self.started.map(|(_, row)| row);
-                let row = audit::record_progress(conn, row, &self.entry, made)?;
+                let row = audit::record_progress(tx.conn, row, &self.entry, made)?;
                 self.started = Some((number, row));
                 self.jobs += made;
                 Ok(())
@@ -128,36 +114,26 @@ impl<'s> Replay<'s> {
 /// Inserts jobs of one event while there is time, and advances the cursor. Returns false if the
 /// event or its body is gone.
 fn insert_some_jobs(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     number: i64,
     replay: &PlannedReplay,
     cursor: &mut ReplayCursor,
     slice: TimeSlice,
-) -> rusqlite::Result<(bool, Effects)> {
-    let mut effects = Effects::default();
+) -> rusqlite::Result<bool> {
     let next = ReplayCursor { event: cursor.event + 1, ..ReplayCursor::default() };
-    let Some(facts) = load_event_facts(conn, replay.event)?.filter(|facts| facts.has_body) else {
+    let Some((source, created_at_ms, true)) = load_event_facts(tx.conn, replay.event)? else {
         *cursor = next;
-        return Ok((false, effects));
+        return Ok(false);
     };
     while let Some((handler, spec)) = replay.specs.get(cursor.handler) {
-        let origin = JobOrigin {
-            event: replay.event,
-            source: facts.source,
-            handler: *handler,
-            created_at_ms: facts.received_at_ms,
-            kind: OriginKind::Replay(number),
-        };
-        let (next_job, changes) =
-            insert::insert_jobs_from(conn, cache, origin, spec, cursor.job, || slice.has_time())?;
-        effects.merge(changes);
-        cursor.job = next_job;
+        let (event, handler, kind) = (replay.event, *handler, OriginKind::Replay(number));
+        let origin = JobOrigin { event, source, handler, created_at_ms, kind };
+        cursor.job = insert::insert_jobs_from(tx, origin, spec, cursor.job, || slice.has_time())?;
         if cursor.job < spec.job_count() {
-            return Ok((true, effects));
+            return Ok(true);
         }
         (cursor.handler, cursor.job) = (cursor.handler + 1, 0);
     }
     *cursor = next;
-    Ok((true, effects))
+    Ok(true)
 }

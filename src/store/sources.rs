@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
-use super::effects::Effects;
-use super::writer_cache::{SourceStatus, WriterCache};
+use super::statements::Statements;
+use super::write_transaction::WriteTransaction;
+use super::writer_cache::SourceStatus;
 use crate::domain::SourceId;
 
 /// How many of the newest events are searched for a source's last one. `last_seen_at` is saved only
@@ -16,40 +17,37 @@ const SEARCHED_EVENTS: i64 = 10_000;
 /// Records an event or a duplicate of a source. Both end the rejecting condition; only an event
 /// ends the silence.
 pub(super) fn record_activity(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     source: SourceId,
     is_event: bool,
-    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
     if is_event {
-        effects.add_active_source(source);
+        tx.effects.add_active_source(source);
     }
-    let before = cache.source_status.get(&source).copied().unwrap_or_default();
+    let before = tx.cache.source_status.get(&source).copied().unwrap_or_default();
     let after = SourceStatus {
         has_accepted: true,
         is_silent: before.is_silent && !is_event,
         is_rejecting: false,
     };
     if before != after {
-        save_status(conn, cache, source, after)?;
+        save_status(tx, source, after)?;
     }
     Ok(())
 }
 
 pub(super) fn save_status(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     source: SourceId,
     status: SourceStatus,
 ) -> rusqlite::Result<()> {
-    let flag = |is_set: bool| is_set.then_some(1);
-    let SourceStatus { has_accepted: accepted, is_silent: silent, is_rejecting: refusing } = status;
-    conn.prepare_cached(
-        "UPDATE sources SET has_accepted = ?2, is_silent = ?3, is_rejecting = ?4 WHERE id = ?1",
-    )?
-    .execute(params![source.0, flag(accepted), flag(silent), flag(refusing)])?;
-    cache.source_status.insert(source, status);
+    let SourceStatus { has_accepted, is_silent, is_rejecting } = status;
+    tx.conn.change(
+        "UPDATE sources SET has_accepted = nullif(?2, 0), is_silent = nullif(?3, 0),
+           is_rejecting = nullif(?4, 0) WHERE id = ?1",
+        (source, has_accepted, is_silent, is_rejecting),
+    )?;
+    tx.cache.source_status.insert(source, status);
     Ok(())
 }
 
@@ -59,19 +57,15 @@ pub(super) fn load_last_seen(
     now_ms: i64,
     wall_ms: i64,
 ) -> rusqlite::Result<HashMap<SourceId, i64>> {
-    let mut select = conn.prepare("SELECT id, coalesce(last_seen_at, ?1) FROM sources")?;
-    let rows = select.query_map([now_ms], |row| Ok((SourceId(row.get(0)?), row.get(1)?)))?;
-    let mut last_seen: HashMap<SourceId, i64> = rows.collect::<rusqlite::Result<_>>()?;
-    let mut select = conn.prepare(
-        "SELECT source, max(received_at) FROM
-           (SELECT source, received_at FROM events ORDER BY id DESC LIMIT ?1) GROUP BY source",
-    )?;
-    let mut rows = select.query([SEARCHED_EVENTS])?;
-    while let Some(row) = rows.next()? {
-        let (source, received_at_ms): (i64, i64) = (row.get(0)?, row.get(1)?);
+    let sql = "SELECT id, coalesce(last_seen_at, ?1) FROM sources";
+    let mut last_seen: HashMap<SourceId, i64> = conn.list(sql, [now_ms], |row| row.try_into())?;
+    let sql = "SELECT source, max(received_at) FROM
+      (SELECT source, received_at FROM events ORDER BY id DESC LIMIT ?1) GROUP BY source";
+    let events: Vec<(SourceId, i64)> = conn.list(sql, [SEARCHED_EVENTS], |row| row.try_into())?;
+    for (source, received_at_ms) in events {
         let ago_ms = wall_ms.saturating_sub(received_at_ms).max(0);
         let at_ms = now_ms.saturating_sub(ago_ms);
-        let known = last_seen.entry(SourceId(source)).or_insert(at_ms);
+        let known = last_seen.entry(source).or_insert(at_ms);
         *known = at_ms.max(*known);
     }
     Ok(last_seen)
@@ -86,7 +80,7 @@ pub(super) fn save_last_seen(
         "UPDATE sources SET last_seen_at = ?2 WHERE id = ?1 AND coalesce(last_seen_at, 0) < ?2",
     )?;
     for (source, at_ms) in last_seen {
-        update.execute([source.0, *at_ms])?;
+        update.execute((source, at_ms))?;
     }
     Ok(())
 }

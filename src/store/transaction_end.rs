@@ -1,26 +1,42 @@
 //! What a transaction writes last, before its commit.
 
-use rusqlite::Connection;
+use std::time::Instant;
 
 use super::effects::Effects;
+use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
-use super::{alerts, minute_counts};
+use super::{Store, alerts, in_transaction, minute_counts};
 
 /// Writes the alerts, the counts of the minute and the counters of a transaction. `before`: the counters when
 /// it began.
 ///
 /// # Errors
 /// The write failed.
-pub fn write_last(
-    conn: &Connection,
-    cache: &mut WriterCache,
-    before: Counters,
-    effects: &mut Effects,
-) -> rusqlite::Result<()> {
-    alerts::record_conditions(conn, cache, effects)?;
-    minute_counts::write(conn, cache, &effects.minute_counts)?;
-    if cache.counters != before {
-        cache.write_counters(conn)?;
+pub fn write_last(tx: &mut WriteTransaction<'_>, before: Counters) -> rusqlite::Result<()> {
+    alerts::record_conditions(tx)?;
+    minute_counts::write(tx.conn, tx.cache, &tx.effects.minute_counts)?;
+    if tx.cache.counters != before {
+        tx.cache.write_counters(tx.conn)?;
     }
     Ok(())
+}
+
+/// Runs a change in a separate transaction, without the writer. `change` also gets the start of the
+/// transaction. A server that runs meanwhile reads the queue again, so it needs no effects.
+///
+/// # Errors
+/// The error of `change`, or of a failed write.
+pub fn write_directly<T>(
+    store: &Store,
+    change: impl FnOnce(&mut WriteTransaction<'_>, Instant) -> anyhow::Result<T>,
+) -> anyhow::Result<(T, Effects)> {
+    in_transaction(&store.conn, |conn| {
+        let began_at = Instant::now();
+        let mut cache = WriterCache::read(conn, store.clock)?;
+        let (before, mut effects) = (cache.counters, Effects::default());
+        let mut tx = WriteTransaction { conn, cache: &mut cache, effects: &mut effects };
+        let result = change(&mut tx, began_at)?;
+        write_last(&mut tx, before)?;
+        Ok((result, effects))
+    })
 }

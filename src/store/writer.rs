@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use rusqlite::{Connection, ErrorCode};
 
+use super::backlog_task::{self, BacklogTask, FailedTask};
 use super::checkpoint::{self, CheckpointSignal};
 use super::chunked_writes;
 use super::dead_job::DeadJob;
 use super::deferrals::Deferrals;
-use super::deferred::{self, BacklogTask, FailedTask};
 use super::effects::Effects;
 use super::events::{self, InsertStatements};
 use super::handle::{
@@ -29,7 +29,9 @@ use super::handle::{
 };
 use super::operation::{self, Isolation, Operation, OperationResult};
 use super::source_counters::{QueueRecount, SourceCounters};
+use super::statements::Statements;
 use super::transaction_end::write_last;
+use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
 use super::{BUSY_TIMEOUT, ErrorKind, Store, classify, reserve, sources};
 use crate::scheduler::HandlerTable;
@@ -91,7 +93,7 @@ pub fn start(store: Store, inputs: WriterInputs) -> anyhow::Result<(WriterHandle
     let (sender, receiver) = bounded(CHANNEL_MESSAGES);
     let mut cache = WriterCache::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
-    for task in deferred::load_tasks(&store.conn, &mut cache)? {
+    for task in backlog_task::load_tasks(&store.conn, &mut cache)? {
         if task.is_event_task() {
             deferrals.set_counts(&cache.deferred);
             deferrals.mark_sent(task.source(), 1);
@@ -162,7 +164,7 @@ struct OpenTransaction {
 }
 
 fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+    conn.value("PRAGMA data_version", [])
 }
 
 /// Returns the reply channel of a recount.
@@ -346,7 +348,10 @@ impl Writer {
     fn run_backlog(&mut self) {
         let started_at = Instant::now();
         let step = self.begin().and_then(|transaction| {
-            let mut effects = self.backlog.step(&self.store.conn, &mut self.cache)?;
+            let mut effects = Effects::default();
+            let conn = &self.store.conn;
+            let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects: &mut effects };
+            self.backlog.step(&mut tx)?;
             self.commit(&transaction, &mut effects)?;
             Ok((transaction.has_external_write, effects))
         });
@@ -397,7 +402,7 @@ impl Writer {
     /// Begins a transaction.
     fn begin(&mut self) -> rusqlite::Result<OpenTransaction> {
         let conn = &self.store.conn;
-        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        conn.change("BEGIN IMMEDIATE", [])?;
         let version = data_version(conn)?;
         let has_external_write = version != self.version;
         if has_external_write {
@@ -417,8 +422,9 @@ impl Writer {
         effects: &mut Effects,
     ) -> rusqlite::Result<()> {
         let conn = &self.store.conn;
-        write_last(conn, &mut self.cache, transaction.counters, effects)?;
-        conn.prepare_cached("COMMIT")?.execute([])?;
+        let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects };
+        write_last(&mut tx, transaction.counters)?;
+        conn.change("COMMIT", [])?;
         self.version = transaction.version;
         Ok(())
     }
@@ -434,11 +440,10 @@ impl Writer {
     ) -> rusqlite::Result<(bool, usize)> {
         let transaction = self.begin()?;
         let started_at = Instant::now();
-        let (conn, cache) = (&self.store.conn, &mut self.cache);
+        let conn = &self.store.conn;
+        let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects: &mut *effects };
         for op in &self.retry_queue {
-            results.push(isolation.apply(conn, cache, effects, |conn, cache, group| {
-                operation::apply(conn, cache, group, op)
-            })?);
+            results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
         }
         let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
         for message in group {
@@ -449,21 +454,14 @@ impl Writer {
             match message {
                 WriteRequest::NewEvents(new_events, _) => {
                     for new_event in new_events {
-                        results.push(isolation.apply(
-                            conn,
-                            cache,
-                            effects,
-                            |conn, cache, group| {
-                                events::insert_event(conn, cache, group, &mut inserts, new_event)
-                                    .map(OperationResult::Inserted)
-                            },
-                        )?);
+                        results.push(isolation.apply(&mut tx, |tx| {
+                            events::insert_event(tx, &mut inserts, new_event)
+                                .map(OperationResult::Inserted)
+                        })?);
                     }
                 }
                 WriteRequest::Operation(op) => {
-                    results.push(isolation.apply(conn, cache, effects, |conn, cache, group| {
-                        operation::apply(conn, cache, group, op)
-                    })?)
+                    results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
                 }
             }
         }

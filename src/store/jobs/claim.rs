@@ -4,11 +4,9 @@
 //! `version_by` is decided here, when a job is about to start. A job with a stale version is
 //! cancelled instead of claimed.
 
-use rusqlite::Connection;
-
 use super::super::breaker;
-use super::super::effects::Effects;
-use super::super::writer_cache::WriterCache;
+use super::super::statements::Statements;
+use super::super::write_transaction::WriteTransaction;
 use super::{ClaimedJob, keys, transition};
 use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
@@ -26,69 +24,61 @@ const MAX_EXAMINED_JOBS: usize = 500;
 /// # Errors
 /// The write failed.
 pub fn claim(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     request: &ClaimRequest,
-) -> rusqlite::Result<(Vec<ClaimedJob>, Effects)> {
-    let open_until_ms = cache.breaker(request.handler).open_until_ms;
+) -> rusqlite::Result<Vec<ClaimedJob>> {
+    let open_until_ms = tx.cache.breaker(request.handler).open_until_ms;
     let is_breaker_open =
-        open_until_ms.is_some_and(|until_ms| !request.is_probe || cache.now_ms < until_ms);
-    if cache.is_paused(request.handler) || is_breaker_open {
-        return Ok((Vec::new(), Effects::default()));
+        open_until_ms.is_some_and(|until_ms| !request.is_probe || tx.cache.now_ms < until_ms);
+    if tx.cache.is_paused(request.handler) || is_breaker_open {
+        return Ok(Vec::new());
     }
-    let (mut claimed, effects) = claim_ready(conn, cache, request.handler, request.max_jobs)?;
+    let mut claimed = claim_ready(tx, request.handler, request.max_jobs)?;
     if open_until_ms.is_some()
         && let Some(first) = claimed.first_mut()
     {
         first.is_probe = true;
-        breaker::log_probe(conn, cache, request.handler, first.claim.job.0)?;
+        breaker::log_probe(tx, request.handler, first.claim.job)?;
     }
     if let Some(interval_ms) = request.min_interval_ms.filter(|_| !claimed.is_empty()) {
         let count = i64::try_from(claimed.len()).unwrap_or(i64::MAX);
-        let next_ms = cache.now_ms.saturating_add(interval_ms.saturating_mul(count));
-        conn.prepare_cached("UPDATE handlers SET next_start_at = ?2 WHERE id = ?1")?
-            .execute([request.handler.0, next_ms])?;
+        let next_ms = tx.cache.now_ms.saturating_add(interval_ms.saturating_mul(count));
+        let sql = "UPDATE handlers SET next_start_at = ?2 WHERE id = ?1";
+        tx.conn.change(sql, (request.handler, next_ms))?;
     }
-    Ok((claimed, effects))
+    Ok(claimed)
 }
 
 fn claim_ready(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     handler: HandlerId,
     max_jobs: usize,
-) -> rusqlite::Result<(Vec<ClaimedJob>, Effects)> {
+) -> rusqlite::Result<Vec<ClaimedJob>> {
     let (mut claimed, mut examined) = (Vec::with_capacity(max_jobs), 0);
-    let mut effects = Effects::default();
     for _ in 0..MAX_ROUNDS {
         if examined >= MAX_EXAMINED_JOBS {
             break;
         }
-        let (running, changes) = transition::claim(conn, cache, handler, max_jobs - claimed.len())?;
-        effects.merge(changes);
+        let running = transition::claim(tx, handler, max_jobs - claimed.len())?;
         let running_count = running.len();
         examined += running_count;
         let before = claimed.len();
-        for (job, version_key) in running {
-            let newer = match &version_key {
-                Some(version) => keys::find_newer_version(conn, handler, version)?,
-                None => None,
-            };
-            match (newer, version_key) {
-                (Some(newer), Some(version)) => {
-                    let changes = transition::outdate(conn, cache, &job, &version.key, newer)?;
-                    effects.merge(changes);
-                }
-                _ => claimed.push(job),
+        for (job, version) in running {
+            if let Some(version) = version
+                && let Some(newer) = keys::find_newer_version(tx.conn, handler, &version)?
+            {
+                transition::outdate(tx, &job, &version.key, newer)?;
+            } else {
+                claimed.push(job);
             }
         }
         if claimed.len() - before == running_count {
             claimed.sort_unstable_by_key(|job| job.claim.job);
-            return Ok((claimed, effects));
+            return Ok(claimed);
         }
     }
     // More jobs may be ready. Without this, fewer jobs than requested would mean that no more are
     // ready.
-    effects.add_ready(handler);
-    Ok((claimed, effects))
+    tx.effects.add_ready(handler);
+    Ok(claimed)
 }

@@ -1,10 +1,10 @@
 //! Outcomes: the attempt's row, the new state of its job, and the handler's circuit breaker.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::super::breaker;
-use super::super::effects::Effects;
-use super::super::writer_cache::WriterCache;
+use super::super::statements::Statements;
+use super::super::write_transaction::WriteTransaction;
 use super::{
     AttemptRecord, FinishResult, JobOrigin, VersionKey, keys, load_current_claim, transition,
 };
@@ -17,66 +17,59 @@ use crate::domain::job::JobState;
 /// # Errors
 /// The write failed.
 pub fn finish(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
-) -> rusqlite::Result<(FinishResult, Effects)> {
-    let mut effects = Effects::default();
-    let Some(current) = load_current_claim(conn, record.claim)? else {
-        breaker::end_probe(cache, record.handler, record.is_probe, &mut effects);
-        return Ok((FinishResult::Stale, effects));
+) -> rusqlite::Result<FinishResult> {
+    let Some(current) = load_current_claim(tx.conn, record.claim)? else {
+        breaker::end_probe(tx.cache, record.handler, record.is_probe, tx.effects);
+        return Ok(FinishResult::Stale);
     };
-    let (result, changes) = transition::finish(conn, cache, record, &current)?;
-    effects.merge(changes);
+    let result = transition::finish(tx, record, &current)?;
     let next_at = match result {
         FinishResult::Ready => Some(record.ended_at_ms),
         FinishResult::Scheduled { wait_ms, .. } => Some(record.ended_at_ms + wait_ms),
         FinishResult::Ended(_) | FinishResult::Stale => None,
     };
-    insert_attempt(conn, cache, record, next_at, &mut effects)?;
-    effects.merge(breaker::on_attempt(conn, cache, record)?);
+    insert_attempt(tx, record, next_at)?;
+    breaker::on_attempt(tx, record)?;
     if result == FinishResult::Ended(JobState::Succeeded) {
-        cache.blocks.add_success(conn, record.handler, record.source, record.claim.job.0)?;
+        let AttemptRecord { handler, source, claim, .. } = *record;
+        tx.cache.blocks.add_success(tx.conn, handler, source, claim.job.0)?;
+        if let Some((key, value)) = current.ordering_key.zip(current.version) {
+            keys::record_version(tx.conn, handler, &VersionKey { key, value }, claim.job)?;
+        }
     }
-    if let (FinishResult::Ended(JobState::Succeeded), Some(key), Some(value)) =
-        (result, current.ordering_key, current.version)
-    {
-        let version = VersionKey { key, value };
-        keys::record_version(conn, record.handler, &version, record.claim.job)?;
-    }
-    Ok((result, effects))
+    Ok(result)
 }
 
 /// Inserts the row of a finished attempt.
 fn insert_attempt(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
     next_at: Option<i64>,
-    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    let id = cache.counters.attempt + 1;
-    conn.prepare_cached(
+    let id = tx.cache.counters.attempt + 1;
+    tx.conn.change(
         "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at,
            stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
-        id,
-        record.claim.job.0,
-        record.claim.attempt,
-        record.outcome.name(),
-        record.detail,
-        record.ended_at_ms,
-        record.duration_ms,
-        next_at,
-        non_empty(&record.stdout),
-        non_empty(&record.stderr),
-    ])?;
-    cache.counters.attempt = id;
+        params![
+            id,
+            record.claim.job,
+            record.claim.attempt,
+            record.outcome.name(),
+            record.detail,
+            record.ended_at_ms,
+            record.duration_ms,
+            next_at,
+            non_empty(&record.stdout),
+            non_empty(&record.stderr),
+        ],
+    )?;
+    tx.cache.counters.attempt = id;
     let AttemptRecord { source, handler, outcome, duration_ms, .. } = *record;
-    cache.blocks.add_attempt(conn, handler, source, id)?;
+    tx.cache.blocks.add_attempt(tx.conn, handler, source, id)?;
     let has_succeeded = outcome == Outcome::Succeeded;
-    effects.minute_counts.add_attempt(source, handler, has_succeeded, duration_ms);
+    tx.effects.minute_counts.add_attempt(source, handler, has_succeeded, duration_ms);
     Ok(())
 }
 
@@ -85,27 +78,20 @@ fn insert_attempt(
 /// # Errors
 /// The write failed.
 pub(in crate::store) fn record_failure(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     (origin, job): (JobOrigin, i64),
     reason: &str,
-    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    cache.counters.attempt += 1;
+    let id = tx.cache.counters.attempt + 1;
     let JobOrigin { source, handler, .. } = origin;
-    conn.prepare_cached(
+    tx.conn.change(
         "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)
          VALUES (?1, ?2, 1, ?3, ?4, ?5, 0)",
-    )?
-    .execute(params![
-        cache.counters.attempt,
-        job,
-        Outcome::Failed.name(),
-        reason,
-        cache.wall_ms
-    ])?;
-    cache.blocks.add_attempt(conn, handler, source, cache.counters.attempt)?;
-    effects.minute_counts.add_attempt(source, handler, false, 0);
+        params![id, job, Outcome::Failed.name(), reason, tx.cache.wall_ms],
+    )?;
+    tx.cache.counters.attempt = id;
+    tx.cache.blocks.add_attempt(tx.conn, handler, source, id)?;
+    tx.effects.minute_counts.add_attempt(source, handler, false, 0);
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! Inserts rows of `jobs` and `items`: at intake, after a replay, or when expressions were
 //! evaluated again.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
-use super::super::effects::Effects;
-use super::super::writer_cache::WriterCache;
+use super::super::statements::Statements;
+use super::super::write_transaction::WriteTransaction;
 use super::finish::record_failure;
 use super::transition::{self, NewJob, Placement};
 use super::{JobOrigin, keys};
@@ -15,12 +15,11 @@ use crate::domain::job_plan::{JobKeys, JobSpec};
 /// # Errors
 /// The write failed, or the items cannot be read.
 pub(in crate::store) fn insert_jobs(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     spec: &JobSpec,
-) -> rusqlite::Result<Effects> {
-    insert_jobs_from(conn, cache, origin, spec, 0, || true).map(|(_, effects)| effects)
+) -> rusqlite::Result<()> {
+    insert_jobs_from(tx, origin, spec, 0, || true).map(|_| ())
 }
 
 /// Inserts the jobs from index `from` on: at least one, then as long as `should_continue` returns
@@ -29,36 +28,33 @@ pub(in crate::store) fn insert_jobs(
 /// # Errors
 /// The write failed, or the items cannot be read.
 pub(in crate::store) fn insert_jobs_from(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     spec: &JobSpec,
     from: usize,
     should_continue: impl Fn() -> bool,
-) -> rusqlite::Result<(usize, Effects)> {
-    let mut effects = Effects::default();
+) -> rusqlite::Result<usize> {
     match spec {
-        JobSpec::Event(keys) => effects.merge(insert_job(conn, cache, origin, None, keys)?),
+        JobSpec::Event(keys) => insert_job(tx, origin, None, keys)?,
         JobSpec::Dead(reason) => {
-            effects.merge(insert_ended(conn, cache, origin, Placement::Dead(reason.clone()))?);
-            let id = cache.counters.job;
-            record_failure(conn, cache, (origin, id), reason, &mut effects)?;
+            insert_ended(tx, origin, Placement::Dead(reason.clone()))?;
+            record_failure(tx, (origin, tx.cache.counters.job), reason)?;
         }
         JobSpec::Items(items) => {
             let mut body = Vec::new();
-            let mut insert = conn.prepare_cached(INSERT_ITEM)?;
+            let mut insert = tx.conn.prepare_cached(INSERT_ITEM)?;
             for index in from..items.count() {
                 if index > from && !should_continue() {
-                    return Ok((index, effects));
+                    return Ok(index);
                 }
                 let keys = items.keys(index).map_err(read_error)?;
-                effects.merge(insert_job(conn, cache, origin, Some(index), &keys)?);
+                insert_job(tx, origin, Some(index), &keys)?;
                 items.read(index, &mut body).map_err(read_error)?;
-                insert.execute(params![cache.counters.job, body])?;
+                insert.execute(params![tx.cache.counters.job, body])?;
             }
         }
     }
-    Ok((spec.job_count(), effects))
+    Ok(spec.job_count())
 }
 
 /// Inserts one job for the event itself that has ended. A retry evaluates the handler's expressions again.
@@ -66,16 +62,15 @@ pub(in crate::store) fn insert_jobs_from(
 /// # Errors
 /// The write failed.
 pub(in crate::store) fn insert_ended(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     placement: Placement,
-) -> rusqlite::Result<Effects> {
-    let (id, keys) = (cache.counters.job + 1, JobKeys::default());
+) -> rusqlite::Result<()> {
+    let (id, keys) = (tx.cache.counters.job + 1, JobKeys::default());
     let job = new_job(id, origin, None, &keys, (placement, None));
-    let effects = transition::create(conn, cache, &NewJob { should_reevaluate: true, ..job })?;
-    cache.counters.job = id;
-    Ok(effects)
+    transition::create(tx, &NewJob { should_reevaluate: true, ..job })?;
+    tx.cache.counters.job = id;
+    Ok(())
 }
 
 const INSERT_ITEM: &str = "INSERT INTO items (job, body) VALUES (?1, ?2)";
@@ -85,18 +80,16 @@ fn read_error(error: std::io::Error) -> rusqlite::Error {
 }
 
 fn insert_job(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     item: Option<usize>,
     keys: &JobKeys,
-) -> rusqlite::Result<Effects> {
-    let id = cache.counters.job + 1;
-    let (placed, mut effects) = place_job(conn, cache, origin, id, keys)?;
-    let job = new_job(id, origin, item, keys, placed);
-    effects.merge(transition::create(conn, cache, &job)?);
-    cache.counters.job = id;
-    Ok(effects)
+) -> rusqlite::Result<()> {
+    let id = tx.cache.counters.job + 1;
+    let placed = place_job(tx, origin, id, keys)?;
+    transition::create(tx, &new_job(id, origin, item, keys, placed))?;
+    tx.cache.counters.job = id;
+    Ok(())
 }
 
 /// `item` is the index of the item, from 0.
@@ -125,8 +118,7 @@ fn new_job<'k>(
 /// Inserts the job with this id, for the item at the index `item`. Views do not show it yet. `body` holds
 /// its item afterwards.
 pub(in crate::store) fn insert_unreleased(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     (id, item): (i64, usize),
     spec: &JobSpec,
@@ -138,48 +130,45 @@ pub(in crate::store) fn insert_unreleased(
         JobSpec::Dead(reason) => (JobKeys::default(), Some(reason.clone())),
         JobSpec::Items(items) => {
             items.read(item, body).map_err(read_error)?;
-            conn.prepare_cached(INSERT_ITEM)?.execute(params![id, &*body])?;
+            tx.conn.change(INSERT_ITEM, params![id, &*body])?;
             (items.keys(item).map_err(read_error)?, None)
         }
     };
     let item = matches!(spec, JobSpec::Items(_)).then_some(item);
-    let job = new_job(id, origin, item, &keys, (Placement::Unreleased(failure), None));
     // An unreleased job has no effects: it counts when all jobs of the event are visible.
-    let _ = transition::create(conn, cache, &job)?;
+    transition::create(
+        tx,
+        &new_job(id, origin, item, &keys, (Placement::Unreleased(failure), None)),
+    )?;
     let debounce = keys.debounce.filter(|_| !origin.bypasses_keys());
     let unique = keys.unique.filter(|_| !origin.bypasses_keys());
     if unique.is_some() || debounce.is_some_and(|debounce| debounce.debounce_ms > 0) {
-        conn.prepare_cached(
+        let (unique_key, window_ms) = unique.map(|unique| (unique.key, unique.window_ms)).unzip();
+        tx.conn.change(
             "INSERT INTO expansion_keys (job, unique_key, unique_window_ms, debounce_ms)
              VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![
-            id,
-            unique.map(|unique| unique.key),
-            unique.map(|unique| unique.window_ms),
-            debounce.map(|debounce| debounce.debounce_ms)
-        ])?;
+            params![id, unique_key, window_ms, debounce.map(|debounce| debounce.debounce_ms)],
+        )?;
     }
     Ok(())
 }
 
 /// Gives an unreleased job the state that it would have if it was inserted now.
 pub(in crate::store) fn admit_job(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     id: i64,
     (keys, failure): (&JobKeys, Option<&str>),
-) -> rusqlite::Result<Effects> {
-    let (placed, mut effects) = match failure {
-        Some(reason) => ((Placement::Dead(reason.to_owned()), None), Effects::default()),
-        None => place_job(conn, cache, origin, id, keys)?,
+) -> rusqlite::Result<()> {
+    let placed = match failure {
+        Some(reason) => (Placement::Dead(reason.to_owned()), None),
+        None => place_job(tx, origin, id, keys)?,
     };
-    effects.merge(transition::admit(conn, cache, &new_job(id, origin, None, keys, placed))?);
-    if let Some(reason) = failure {
-        record_failure(conn, cache, (origin, id), reason, &mut effects)?;
+    transition::admit(tx, &new_job(id, origin, None, keys, placed))?;
+    match failure {
+        Some(reason) => record_failure(tx, (origin, id), reason),
+        None => Ok(()),
     }
-    Ok(effects)
 }
 
 /// The placement of a job, and when its burst of `debounce` began.
@@ -187,38 +176,34 @@ type PlacedJob = (Placement, Option<i64>);
 
 /// Decides the state of a new job by its keys and by earlier jobs. Cancels the jobs that it supersedes.
 fn place_job(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     origin: JobOrigin,
     id: i64,
     keys: &JobKeys,
-) -> rusqlite::Result<(PlacedJob, Effects)> {
-    let mut effects = Effects::default();
+) -> rusqlite::Result<PlacedJob> {
+    let (conn, now_ms, handler) = (tx.conn, tx.cache.now_ms, origin.handler);
     let (mut placement, mut burst_started_at_ms) = (Placement::Ready, None);
     if !origin.bypasses_keys()
         && let Some(unique) = keys.unique
-        && let Some(first) = keys::claim_unique_key(conn, cache.now_ms, origin.handler, unique, id)?
+        && let Some(first) = keys::claim_unique_key(conn, now_ms, handler, unique, id)?
     {
-        return Ok(((Placement::Cancelled(format!("same as job {first}")), None), effects));
+        return Ok((Placement::Cancelled(format!("same as job {first}")), None));
     }
     if !origin.bypasses_keys()
         && let Some(debounce) = keys.debounce
     {
         // A job of another source may have overtaken a job that is only now released.
-        if id <= cache.counters.job
-            && let Some(newer) = keys::find_newer_debounced(conn, origin.handler, debounce, id)?
+        if id <= tx.cache.counters.job
+            && let Some(newer) = keys::find_newer_debounced(conn, handler, debounce, id)?
         {
-            let reason = format!("superseded by job {newer}");
-            return Ok(((Placement::Cancelled(reason), None), effects));
+            return Ok((Placement::Cancelled(format!("superseded by job {newer}")), None));
         }
-        let (started_at_ms, superseded) =
-            transition::supersede(conn, cache, origin.handler, debounce, id)?;
-        effects.merge(superseded);
+        let started_at_ms = transition::supersede(tx, handler, debounce, id)?;
         if debounce.debounce_ms > 0 {
             // The job starts at the latest ten times `debounce` after the burst began.
             let latest_ms = started_at_ms.saturating_add(debounce.debounce_ms.saturating_mul(10));
-            let due_at_ms = cache.now_ms.saturating_add(debounce.debounce_ms).min(latest_ms);
-            let wait_ms = (due_at_ms - cache.now_ms).max(0);
+            let due_at_ms = now_ms.saturating_add(debounce.debounce_ms).min(latest_ms);
+            let wait_ms = (due_at_ms - now_ms).max(0);
             burst_started_at_ms = Some(started_at_ms);
             if wait_ms > 0 {
                 placement = Placement::Scheduled { due_at_ms, wait_ms };
@@ -227,9 +212,9 @@ fn place_job(
     }
     if placement == Placement::Ready
         && let Some(key) = &keys.ordering
-        && transition::has_unfinished(conn, origin.handler, key)?
+        && transition::has_unfinished(conn, handler, key)?
     {
         placement = Placement::Blocked;
     }
-    Ok(((placement, burst_started_at_ms), effects))
+    Ok((placement, burst_started_at_ms))
 }

@@ -6,8 +6,9 @@
 //! blocked.
 
 use const_format::formatcp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
+use super::super::statements::Statements;
 use super::VersionKey;
 use super::transition::{IS_NOT_GIVEN_UP, IS_WAITING};
 use crate::domain::job_plan::{DebounceKey, UniqueKey};
@@ -23,23 +24,19 @@ pub(in crate::store) fn claim_unique_key(
     unique: UniqueKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
-    let first: Option<i64> = conn
-        .prepare_cached(formatcp!(
-            "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.expires_at > ?3
-               AND coalesce((SELECT {IS_NOT_GIVEN_UP} FROM jobs j WHERE j.id = o.job), 1)"
-        ))?
-        .query_row(params![handler.0, unique.key, now_ms], |row| row.get(0))
-        .optional()?;
+    let sql = formatcp!(
+        "SELECT o.job FROM unique_keys o WHERE o.handler = ?1 AND o.key = ?2 AND o.expires_at > ?3
+           AND coalesce((SELECT {IS_NOT_GIVEN_UP} FROM jobs j WHERE j.id = o.job), 1)"
+    );
+    let first = conn.find(sql, params![handler, unique.key, now_ms], |row| row.get(0))?;
     if first.is_none() {
-        conn.prepare_cached("INSERT OR REPLACE INTO unique_keys VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![
-                handler.0,
-                unique.key,
-                job,
-                now_ms.saturating_add(unique.window_ms)
-            ])?;
+        let expires_at_ms = now_ms.saturating_add(unique.window_ms);
+        conn.change(
+            "INSERT OR REPLACE INTO unique_keys VALUES (?1, ?2, ?3, ?4)",
+            params![handler, unique.key, job, expires_at_ms],
+        )?;
     }
-    Ok(first.map(JobId))
+    Ok(first)
 }
 
 /// Returns the newest queued job of a debounce key that is newer than this one.
@@ -49,12 +46,11 @@ pub(in crate::store) fn find_newer_debounced(
     debounce: DebounceKey,
     job: i64,
 ) -> rusqlite::Result<Option<JobId>> {
-    conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT max(id) FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1 AND debounce_key = ?2
            AND debounce_key IS NOT NULL AND {IS_WAITING} AND id > ?3"
-    ))?
-    .query_row(params![handler.0, debounce.key, job], |row| row.get::<_, Option<i64>>(0))
-    .map(|newer| newer.map(JobId))
+    );
+    conn.value(sql, params![handler, debounce.key, job])
 }
 
 /// Encodes a value of `version_by` for its column.
@@ -79,13 +75,12 @@ pub(in crate::store) fn find_newer_version(
     handler: HandlerId,
     version: &VersionKey,
 ) -> rusqlite::Result<Option<JobId>> {
-    let highest: Option<(String, i64)> = conn
-        .prepare_cached("SELECT value, job FROM versions WHERE handler = ?1 AND key = ?2")?
-        .query_row(params![handler.0, version.key], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let sql = "SELECT value, job FROM versions WHERE handler = ?1 AND key = ?2";
+    let highest: Option<(String, JobId)> =
+        conn.find(sql, params![handler, version.key], |row| row.try_into())?;
     Ok(highest.and_then(|(highest, job)| {
         let is_older = decode_version(&version.value)? < decode_version(&highest)?;
-        is_older.then_some(JobId(job))
+        is_older.then_some(job)
     }))
 }
 
@@ -98,8 +93,10 @@ pub(in crate::store) fn record_version(
     job: JobId,
 ) -> rusqlite::Result<()> {
     if find_newer_version(conn, handler, version)?.is_none() {
-        conn.prepare_cached("INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![handler.0, version.key, version.value, job.0])?;
+        conn.change(
+            "INSERT OR REPLACE INTO versions VALUES (?1, ?2, ?3, ?4)",
+            params![handler, version.key, version.value, job],
+        )?;
     }
     Ok(())
 }

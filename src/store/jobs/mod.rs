@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, Row};
 
 use self::transition::IS_RUNNING;
+use super::statements::Statements;
+use super::writer_cache::WriterCache;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::job::JobState;
 use crate::domain::job_plan::KeyHash;
@@ -85,6 +87,28 @@ pub struct ClaimedJob {
     pub should_reevaluate: bool,
     /// The job is the probe of its handler's open circuit breaker.
     pub is_probe: bool,
+}
+
+/// The columns of a claimed job.
+const CLAIM_COLUMNS: &str = "id, attempt, event, source, handler, failures, age_start, item, coalesce(replay, 0), reevaluation IS 1";
+
+impl ClaimedJob {
+    /// Reads a row that begins with [`CLAIM_COLUMNS`].
+    fn read(row: &Row<'_>, cache: &WriterCache) -> rusqlite::Result<Self> {
+        let handler = row.get(4)?;
+        Ok(Self {
+            claim: Claim { job: row.get(0)?, attempt: row.get(1)? },
+            event: row.get(2)?,
+            source: row.get(3)?,
+            handler,
+            failures: row.get(5)?,
+            age_ms: (cache.handler_time_ms(handler) - row.get::<_, i64>(6)?).max(0),
+            item: row.get(7)?,
+            replay: row.get(8)?,
+            should_reevaluate: row.get(9)?,
+            is_probe: false,
+        })
+    }
 }
 
 /// The ordering key of a job and its value of `version_by`.
@@ -168,16 +192,12 @@ pub(super) fn load_current_claim(
     conn: &Connection,
     claim: Claim,
 ) -> rusqlite::Result<Option<CurrentClaim>> {
-    conn.prepare_cached(const_format::formatcp!(
+    let sql = const_format::formatcp!(
         "SELECT cancel_reason, ordering_key, version FROM jobs
          WHERE id = ?1 AND attempt = ?2 AND {IS_RUNNING}"
-    ))?
-    .query_row(params![claim.job.0, claim.attempt], |row| {
-        Ok(CurrentClaim {
-            cancel_reason: row.get(0)?,
-            ordering_key: row.get(1)?,
-            version: row.get(2)?,
-        })
+    );
+    conn.find(sql, (claim.job, claim.attempt), |row| {
+        let (cancel_reason, ordering_key, version) = row.try_into()?;
+        Ok(CurrentClaim { cancel_reason, ordering_key, version })
     })
-    .optional()
 }

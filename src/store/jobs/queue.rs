@@ -1,27 +1,27 @@
 //! Reads of the queue: ready and running jobs, due times, queue lengths.
 
 use const_format::formatcp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::Connection;
 
+use super::super::statements::Statements;
 use super::super::writer_cache::WriterCache;
-use super::ClaimedJob;
 use super::transition::{
     IS_INDEXED, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNRELEASED, IS_WAITING,
 };
-use crate::domain::{Claim, EventId, HandlerId, JobId, SourceId};
+use super::{CLAIM_COLUMNS, ClaimedJob};
+use crate::domain::{Claim, HandlerId, SourceId};
 
 /// Counts the ready jobs of a handler, up to `max`.
 ///
 /// # Errors
 /// The read failed.
 pub fn count_ready(conn: &Connection, handler: HandlerId, max: usize) -> rusqlite::Result<usize> {
-    conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_by_state
            WHERE {IS_READY} AND handler = ?1 AND {IS_INDEXED} LIMIT ?2)"
-    ))?
-    .query_row(params![handler.0, i64::try_from(max).unwrap_or(i64::MAX)], |row| {
-        Ok(usize::try_from(row.get::<_, i64>(0)?).unwrap_or(0))
-    })
+    );
+    let count: i64 = conn.value(sql, (handler, i64::try_from(max).unwrap_or(i64::MAX)))?;
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// Returns when the next scheduled job is due (database clock).
@@ -29,8 +29,7 @@ pub fn count_ready(conn: &Connection, handler: HandlerId, max: usize) -> rusqlit
 /// # Errors
 /// The read failed.
 pub fn next_due(conn: &Connection) -> rusqlite::Result<Option<i64>> {
-    conn.prepare_cached(formatcp!("SELECT min(due_at) FROM jobs WHERE {IS_SCHEDULED}"))?
-        .query_row([], |row| row.get(0))
+    conn.value(formatcp!("SELECT min(due_at) FROM jobs WHERE {IS_SCHEDULED}"), [])
 }
 
 /// Shortens delays that exceed their original length after a clock change. Called once at the
@@ -52,12 +51,11 @@ pub fn clamp_waits(conn: &Connection, now_ms: i64) -> rusqlite::Result<usize> {
 /// # Errors
 /// The read failed.
 pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> {
-    let mut select = conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT id, attempt FROM jobs INDEXED BY jobs_by_state
          WHERE {IS_RUNNING} AND {IS_INDEXED} AND cancel_reason IS NOT NULL"
-    ))?;
-    let row = |row: &Row<'_>| Ok(Claim { job: JobId(row.get(0)?), attempt: row.get(1)? });
-    select.query_map([], row)?.collect()
+    );
+    conn.list(sql, [], |row| Ok(Claim { job: row.get(0)?, attempt: row.get(1)? }))
 }
 
 /// A job that was running when an earlier process ended.
@@ -77,29 +75,15 @@ pub fn list_running_jobs(
     conn: &Connection,
     cache: &WriterCache,
 ) -> rusqlite::Result<Vec<InterruptedJob>> {
-    let mut select = conn.prepare(formatcp!(
-        "SELECT id, attempt, event, source, handler, failures, age_start, item, replay, crashes,
-           coalesce(started_at, 0), cancel_reason IS NOT NULL, reevaluation
+    let sql = formatcp!(
+        "SELECT {CLAIM_COLUMNS}, crashes, coalesce(started_at, 0), cancel_reason IS NOT NULL
          FROM jobs INDEXED BY jobs_by_state WHERE {IS_RUNNING} AND {IS_INDEXED} ORDER BY id"
-    ))?;
-    let rows = select.query_map([], |row| {
-        let handler = HandlerId(row.get(4)?);
-        let claimed = ClaimedJob {
-            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
-            event: EventId(row.get(2)?),
-            source: SourceId(row.get(3)?),
-            handler,
-            failures: row.get(5)?,
-            age_ms: (cache.handler_time_ms(handler) - row.get::<_, i64>(6)?).max(0),
-            item: row.get(7)?,
-            replay: row.get::<_, Option<u32>>(8)?.unwrap_or(0),
-            should_reevaluate: row.get::<_, Option<i64>>(12)? == Some(1),
-            is_probe: false,
-        };
-        let (crashes, started_at_ms, cancelled) = (row.get(9)?, row.get(10)?, row.get(11)?);
-        Ok(InterruptedJob { claimed, crashes, started_at_ms, is_cancelled: cancelled })
-    })?;
-    rows.collect()
+    );
+    conn.list(sql, [], |row| {
+        let claimed = ClaimedJob::read(row, cache)?;
+        let (crashes, started_at_ms, is_cancelled) = (row.get(10)?, row.get(11)?, row.get(12)?);
+        Ok(InterruptedJob { claimed, crashes, started_at_ms, is_cancelled })
+    })
 }
 
 /// Counts the queued jobs of a source. It reads only indexes, because there may be millions of
@@ -108,22 +92,21 @@ pub fn list_running_jobs(
 /// # Errors
 /// The read failed.
 pub fn queued_count(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
-    conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT count(*) FROM jobs INDEXED BY jobs_by_state
          WHERE {IS_WAITING} AND {IS_INDEXED} AND source = ?1"
-    ))?
-    .query_row([source.0], |row| row.get::<_, i64>(0))
-    .and_then(|queued| Ok(queued + count_deferred(conn, source)?))
+    );
+    Ok(conn.value::<i64>(sql, [source])? + count_deferred(conn, source)?)
 }
 
 /// Counts the jobs of a source that wait for their release, and the queued jobs of its deferred
 /// events.
 fn count_deferred(conn: &Connection, source: SourceId) -> rusqlite::Result<i64> {
-    conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT (SELECT coalesce(sum(job_count), 0) FROM deferred_events WHERE source = ?1)
            + (SELECT count(*) FROM expansions x JOIN jobs j NOT INDEXED
                 ON j.id BETWEEN x.next_job AND x.last_job
                 WHERE x.source = ?1 AND x.is_visible AND {IS_UNRELEASED})"
-    ))?
-    .query_row([source.0], |row| row.get(0))
+    );
+    conn.value(sql, [source])
 }

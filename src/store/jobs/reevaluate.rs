@@ -1,11 +1,8 @@
 //! Jobs whose expressions failed at intake, and that `retry` evaluates again. Such a job runs, is
 //! replaced by other jobs, or is not wanted. None of this is an attempt.
 
-use rusqlite::Connection;
-
 use super::super::breaker;
-use super::super::effects::Effects;
-use super::super::writer_cache::WriterCache;
+use super::super::write_transaction::WriteTransaction;
 use super::transition::{self, Reevaluated};
 use super::{AttemptRecord, ClaimedJob, JobOrigin, OriginKind, insert, keys, load_current_claim};
 use crate::domain::job_plan::JobSpec;
@@ -62,80 +59,70 @@ impl Reevaluation {
 /// # Errors
 /// The write failed.
 pub fn apply_reevaluation(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     reevaluation: &Reevaluation,
-) -> rusqlite::Result<Effects> {
-    let first = cache.counters.job + 1;
-    let (is_current, mut effects) = check_claim(conn, cache, reevaluation)?;
-    if !is_current {
-        return Ok(effects);
+) -> rusqlite::Result<()> {
+    let first = tx.cache.counters.job + 1;
+    if !check_claim(tx, reevaluation)? {
+        return Ok(());
     }
     let job = &reevaluation.claimed;
-    let changes = match &reevaluation.spec {
+    match &reevaluation.spec {
         None => {
             let reason = "not wanted by when";
-            transition::reevaluate(conn, cache, job, Reevaluated::NotWanted { reason })?
+            transition::reevaluate(tx, job, Reevaluated::NotWanted { reason })
         }
         Some(JobSpec::Event(keys)) => {
             let version = keys.version.as_ref().filter(|_| keys.ordering.is_some());
             let version = version.map(keys::encode_version);
             let (ordering_key, version) = (keys.ordering.as_ref(), version.as_deref());
-            let result = Reevaluated::Wanted { ordering_key, version };
-            transition::reevaluate(conn, cache, job, result)?
+            transition::reevaluate(tx, job, Reevaluated::Wanted { ordering_key, version })
         }
         Some(spec) => {
-            effects.merge(insert::insert_jobs(conn, cache, reevaluation.job_origin(), spec)?);
-            let last = cache.counters.job;
+            insert::insert_jobs(tx, reevaluation.job_origin(), spec)?;
+            let last = tx.cache.counters.job;
             let replacement = match last + 1 - first {
                 0 => "no jobs: split gave nothing".to_owned(),
                 1 => format!("job {first}"),
                 _ => format!("jobs {first}–{last}"),
             };
-            close_replaced(conn, cache, job, &replacement)?
+            close_replaced(tx, job, &replacement)
         }
-    };
-    effects.merge(changes);
-    Ok(effects)
+    }
 }
 
 /// Closes a job whose replacement jobs were inserted by earlier transactions. Returns false if they
 /// are not wanted, because the job has ended or was cancelled.
 pub(in crate::store) fn close_replaced_job(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     reevaluation: &Reevaluation,
     replacement: &str,
-) -> rusqlite::Result<(bool, Effects)> {
-    let (is_current, mut effects) = check_claim(conn, cache, reevaluation)?;
+) -> rusqlite::Result<bool> {
+    let is_current = check_claim(tx, reevaluation)?;
     if is_current {
-        effects.merge(close_replaced(conn, cache, &reevaluation.claimed, replacement)?);
+        close_replaced(tx, &reevaluation.claimed, replacement)?;
     }
-    Ok((is_current, effects))
+    Ok(is_current)
 }
 
 fn close_replaced(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: &ClaimedJob,
     replacement: &str,
-) -> rusqlite::Result<Effects> {
+) -> rusqlite::Result<()> {
     let reason = &format!("expanded into {replacement}");
-    transition::reevaluate(conn, cache, job, Reevaluated::Replaced { reason })
+    transition::reevaluate(tx, job, Reevaluated::Replaced { reason })
 }
 
 /// Returns whether the claim is current, and not cancelled by a person. Closes the job if it is cancelled.
 fn check_claim(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     reevaluation: &Reevaluation,
-) -> rusqlite::Result<(bool, Effects)> {
+) -> rusqlite::Result<bool> {
     let job = &reevaluation.claimed;
-    let mut effects = Effects::default();
-    breaker::end_probe(cache, job.handler, job.is_probe, &mut effects);
-    let Some(current) = load_current_claim(conn, job.claim)? else { return Ok((false, effects)) };
-    let Some(reason) = current.cancel_reason else { return Ok((true, effects)) };
-    let result = Reevaluated::NotWanted { reason: &reason };
-    effects.merge(transition::reevaluate(conn, cache, job, result)?);
-    Ok((false, effects))
+    breaker::end_probe(tx.cache, job.handler, job.is_probe, tx.effects);
+    let Some(current) = load_current_claim(tx.conn, job.claim)? else { return Ok(false) };
+    let Some(reason) = current.cancel_reason else { return Ok(true) };
+    transition::reevaluate(tx, job, Reevaluated::NotWanted { reason: &reason })?;
+    Ok(false)
 }

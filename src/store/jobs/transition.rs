@@ -2,18 +2,21 @@
 //! key, queue lengths, wake-ups, alerts. No other file writes `jobs.state` or names its numbers; other
 //! queries use the conditions below.
 //!
-//! Each function returns its [`Effects`]. A change that is not possible in the job's present state changes
+//! Each function adds its effects to those of the transaction. A change that is not possible in the job's present state changes
 //! nothing.
 
 use const_format::formatcp;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::super::effects::{AlertCondition, Effects};
-use super::super::writer_cache::WriterCache;
-use super::{AttemptRecord, ClaimedJob, CurrentClaim, FinishResult, JobOrigin, VersionKey};
+use super::super::statements::Statements;
+use super::super::write_transaction::WriteTransaction;
+use super::{
+    AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, FinishResult, JobOrigin, VersionKey,
+};
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::job_plan::{DebounceKey, KeyHash};
-use crate::domain::{Claim, EventId, HandlerId, JobId, NextStep, SourceId};
+use crate::domain::{HandlerId, JobId, NextStep, SourceId};
 
 const BLOCKED: i64 = JobState::Blocked.code();
 const READY: i64 = JobState::Ready.code();
@@ -96,12 +99,6 @@ pub(in crate::store) fn indexed_states(state: PublicState) -> Option<Vec<i64>> {
     (!states.is_empty()).then_some(states)
 }
 
-/// Decodes the column `state`.
-pub(in crate::store) fn state_from(row: &Row<'_>, column: usize) -> rusqlite::Result<JobState> {
-    let code: i64 = row.get(column)?;
-    JobState::from_code(code).ok_or(rusqlite::Error::IntegralValueOutOfRange(column, code))
-}
-
 /// The state of a new job, with the columns that belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Placement {
@@ -182,86 +179,79 @@ pub(in crate::store) struct NewJob<'a> {
 
 /// Creates a job.
 pub(in crate::store) fn create(
-    conn: &Connection,
-    cache: &mut WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: &NewJob<'_>,
-) -> rusqlite::Result<Effects> {
+) -> rusqlite::Result<()> {
     let NewJob { id, origin, placement, .. } = job;
     let state = placement.state();
     let (due_at, wait_ms) = placement.schedule();
-    let is_failed = i64::from(placement.is_failure());
     // The age of an unreleased job begins when it is admitted.
     let age_start = match state {
         JobState::Unreleased => 0,
-        _ => cache.handler_time_ms(origin.handler),
+        _ => tx.cache.handler_time_ms(origin.handler),
     };
-    conn.prepare_cached(
+    tx.conn.change(
         "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, failures,
            due_at, wait_ms, ended_at, reason, item, replay, appended_to, ordering_key, version, debounce_key,
            burst_started_at, reevaluation)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19,
            nullif(?20, 0))",
-    )?
-    .execute(params![
-        id,
-        origin.event,
-        origin.handler.0,
-        origin.source.0,
-        state.code(),
-        origin.created_at_ms,
-        age_start,
-        is_failed,
-        due_at,
-        wait_ms,
-        state.is_final().then_some(cache.wall_ms),
-        placement.reason(),
-        job.item,
-        origin.replay(),
-        origin.appended_to(),
-        job.ordering_key,
-        job.version,
-        job.debounce_key,
-        job.burst_started_at_ms,
-        job.should_reevaluate,
-    ])?;
-    cache.blocks.add_job(conn, origin.handler, origin.source, *id, origin.created_at_ms)?;
-    let mut effects = Effects::default();
+        params![
+            id,
+            origin.event,
+            origin.handler,
+            origin.source,
+            state,
+            origin.created_at_ms,
+            age_start,
+            placement.is_failure(),
+            due_at,
+            wait_ms,
+            state.is_final().then_some(tx.cache.wall_ms),
+            placement.reason(),
+            job.item,
+            origin.replay(),
+            origin.appended_to(),
+            job.ordering_key,
+            job.version,
+            job.debounce_key,
+            job.burst_started_at_ms,
+            job.should_reevaluate,
+        ],
+    )?;
+    tx.cache.blocks.add_job(tx.conn, origin.handler, origin.source, *id, origin.created_at_ms)?;
     if state.is_queued() && state != JobState::Unreleased {
-        effects.adjust_queued(origin.source, 1);
+        tx.effects.adjust_queued(origin.source, 1);
     }
-    placement.add_effects(&mut effects, *id, *origin);
-    Ok(effects)
+    placement.add_effects(tx.effects, *id, *origin);
+    Ok(())
 }
 
 /// The statement that creates jobs without keys, looked up once for each group.
-pub(in crate::store) struct PlainJobInsert<'c> {
-    conn: &'c Connection,
-    insert: CachedStatement<'c>,
-}
+pub(in crate::store) struct PlainJobInsert<'c>(CachedStatement<'c>);
 
 impl<'c> PlainJobInsert<'c> {
     pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
-        let insert = conn.prepare_cached(formatcp!(
+        let sql = formatcp!(
             "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
              VALUES (?1, ?2, ?3, ?4, {READY}, ?5, ?6)"
-        ))?;
-        Ok(Self { conn, insert })
+        );
+        conn.prepare_cached(sql).map(Self)
     }
 
     /// Creates a ready job without keys.
     pub fn create(
         &mut self,
-        cache: &mut WriterCache,
+        tx: &mut WriteTransaction<'_>,
         id: i64,
         origin: JobOrigin,
-        effects: &mut Effects,
     ) -> rusqlite::Result<()> {
         let JobOrigin { event, source, handler, created_at_ms, .. } = origin;
-        let age_start = cache.handler_time_ms(handler);
-        self.insert.execute(params![id, event, handler.0, source.0, created_at_ms, age_start])?;
-        cache.blocks.add_job(self.conn, handler, source, id, created_at_ms)?;
-        effects.adjust_queued(source, 1);
-        effects.add_ready(handler);
+        let age_start = tx.cache.handler_time_ms(handler);
+        self.0.execute(params![id, event, handler, source, created_at_ms, age_start])?;
+        tx.cache.blocks.add_job(tx.conn, handler, source, id, created_at_ms)?;
+        tx.effects.adjust_queued(source, 1);
+        tx.effects.add_ready(handler);
         Ok(())
     }
 }
@@ -269,10 +259,9 @@ impl<'c> PlainJobInsert<'c> {
 /// Gives an unreleased job its state. A job with an ordering key that may start is blocked first: a younger
 /// job of the key may be ready, but the older one goes first.
 pub(in crate::store) fn admit(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: &NewJob<'_>,
-) -> rusqlite::Result<Effects> {
+) -> rusqlite::Result<()> {
     let NewJob { id, origin, placement, .. } = job;
     let order = match placement {
         Placement::Ready | Placement::Blocked => job.ordering_key,
@@ -281,29 +270,27 @@ pub(in crate::store) fn admit(
     let placement = if order.is_some() { &Placement::Blocked } else { placement };
     let state = placement.state();
     let (due_at, wait_ms) = placement.schedule();
-    conn.prepare_cached(formatcp!(
-        "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
-           ended_at = ?7, reason = ?8 WHERE id = ?1 AND {IS_UNRELEASED}"
-    ))?
-    .execute(params![
-        id,
-        state.code(),
-        cache.handler_time_ms(origin.handler),
-        due_at,
-        wait_ms,
-        job.burst_started_at_ms,
-        state.is_final().then_some(cache.wall_ms),
-        placement.reason(),
-    ])?;
-    let mut effects = Effects::default();
-    placement.add_effects(&mut effects, *id, *origin);
-    if let Some(key) = order {
-        effects.merge(release_next(conn, origin.handler, key)?);
-    }
+    tx.conn.change(
+        formatcp!(
+            "UPDATE jobs SET state = ?2, age_start = ?3, due_at = ?4, wait_ms = ?5, burst_started_at = ?6,
+               ended_at = ?7, reason = ?8 WHERE id = ?1 AND {IS_UNRELEASED}"
+        ),
+        params![
+            id,
+            state,
+            tx.cache.handler_time_ms(origin.handler),
+            due_at,
+            wait_ms,
+            job.burst_started_at_ms,
+            state.is_final().then_some(tx.cache.wall_ms),
+            placement.reason(),
+        ],
+    )?;
+    placement.add_effects(tx.effects, *id, *origin);
     if state.is_final() {
-        effects.adjust_queued(origin.source, -1);
+        tx.effects.adjust_queued(origin.source, -1);
     }
-    Ok(effects)
+    release_next(tx, origin.handler, order)
 }
 
 /// Deletes the unreleased jobs in a range of ids. Returns their number.
@@ -312,10 +299,8 @@ pub(in crate::store) fn delete_unreleased(
     first: i64,
     last: i64,
 ) -> rusqlite::Result<usize> {
-    conn.prepare_cached(formatcp!(
-        "DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED}"
-    ))?
-    .execute([first, last])
+    let sql = formatcp!("DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_UNRELEASED}");
+    conn.change(sql, [first, last])
 }
 
 /// Returns true if a job of this key is unfinished.
@@ -324,29 +309,33 @@ pub(in crate::store) fn has_unfinished(
     handler: HandlerId,
     key: &KeyHash,
 ) -> rusqlite::Result<bool> {
-    conn.prepare_cached(formatcp!(
+    let sql = formatcp!(
         "SELECT EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_order
            WHERE handler = ?1 AND ordering_key = ?2 AND ordering_key IS NOT NULL AND {IS_UNFINISHED})"
-    ))?
-    .query_row(params![handler.0, key], |row| row.get(0))
+    );
+    conn.value(sql, (handler, key))
 }
 
 /// Makes the oldest unfinished job of an ordering key ready, and blocks the others. Must be called whenever
-/// a job of the key ends or is queued again.
-fn release_next(conn: &Connection, handler: HandlerId, key: &KeyHash) -> rusqlite::Result<Effects> {
-    let mut first = conn.prepare_cached(formatcp!(
+/// a job of the key ends or is queued again. Without a key, there is nothing to release.
+fn release_next(
+    tx: &mut WriteTransaction<'_>,
+    handler: HandlerId,
+    key: Option<&KeyHash>,
+) -> rusqlite::Result<()> {
+    let Some(key) = key else { return Ok(()) };
+    let mut first = tx.conn.prepare_cached(formatcp!(
         "SELECT min(id) FROM jobs INDEXED BY jobs_order WHERE handler = ?1 AND ordering_key = ?2
            AND ordering_key IS NOT NULL AND {IS_UNFINISHED} AND state = ?3"
     ))?;
     let mut oldest = |state: i64| -> rusqlite::Result<Option<i64>> {
-        first.query_row(params![handler.0, key, state], |row| row.get(0))
+        first.query_row(params![handler, key, state], |row| row.get(0))
     };
     let (blocked, ready) = (oldest(BLOCKED)?, oldest(READY)?);
     let (scheduled, running) = (oldest(SCHEDULED)?, oldest(RUNNING)?);
     let next =
         [blocked, ready, scheduled].into_iter().flatten().min().filter(|_| running.is_none());
-    let mut effects = Effects::default();
-    let mut set_state = conn.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?;
+    let mut set_state = tx.conn.prepare_cached("UPDATE jobs SET state = ?2 WHERE id = ?1")?;
     if let Some(ready) = ready
         && next != Some(ready)
     {
@@ -356,23 +345,21 @@ fn release_next(conn: &Connection, handler: HandlerId, key: &KeyHash) -> rusqlit
         && next == Some(blocked)
     {
         set_state.execute([blocked, READY])?;
-        effects.add_ready(handler);
+        tx.effects.add_ready(handler);
     }
-    Ok(effects)
+    Ok(())
 }
 
 /// Releases the next job of an ordering key, or notes that a job without a key is ready.
 fn wake_queued(
-    conn: &Connection,
+    tx: &mut WriteTransaction<'_>,
     handler: HandlerId,
     ordering_key: Option<&KeyHash>,
-    effects: &mut Effects,
 ) -> rusqlite::Result<()> {
-    match ordering_key {
-        Some(key) => effects.merge(release_next(conn, handler, key)?),
-        None => effects.add_ready(handler),
+    if ordering_key.is_none() {
+        tx.effects.add_ready(handler);
     }
-    Ok(())
+    release_next(tx, handler, ordering_key)
 }
 
 /// Maximum number of due jobs that one transaction makes ready.
@@ -380,24 +367,19 @@ pub(in crate::store) const MAX_PROMOTED: i64 = 500;
 
 /// Makes some due jobs ready. A job with an ordering key may have to wait for an older job of the key that
 /// was retried.
-pub(in crate::store) fn promote(
-    conn: &Connection,
-    cache: &WriterCache,
-) -> rusqlite::Result<Effects> {
-    let mut update = conn.prepare_cached(formatcp!(
+pub(in crate::store) fn promote(tx: &mut WriteTransaction<'_>) -> rusqlite::Result<()> {
+    let sql = formatcp!(
         "UPDATE jobs SET state = CASE WHEN ordering_key IS NULL THEN {READY} ELSE {BLOCKED} END,
            due_at = NULL, wait_ms = NULL
          WHERE id IN (SELECT id FROM jobs WHERE {IS_SCHEDULED} AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
          RETURNING handler, ordering_key"
-    ))?;
-    let due: Vec<(i64, Option<KeyHash>)> = update
-        .query_map([cache.now_ms, MAX_PROMOTED], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut effects = Effects::default();
+    );
+    let due: Vec<(HandlerId, Option<KeyHash>)> =
+        tx.conn.list(sql, [tx.cache.now_ms, MAX_PROMOTED], |row| row.try_into())?;
     for (handler, ordering_key) in due {
-        wake_queued(conn, HandlerId(handler), ordering_key.as_ref(), &mut effects)?;
+        wake_queued(tx, handler, ordering_key.as_ref())?;
     }
-    Ok(effects)
+    Ok(())
 }
 
 /// A claimed job, with its version if it has one.
@@ -405,129 +387,107 @@ pub(in crate::store) type VersionedClaim = (ClaimedJob, Option<VersionKey>);
 
 /// Makes the oldest ready jobs of a handler running, each with the number of its next attempt.
 pub(in crate::store) fn claim(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     handler: HandlerId,
     max_jobs: usize,
-) -> rusqlite::Result<(Vec<VersionedClaim>, Effects)> {
-    let mut update = conn.prepare_cached(formatcp!(
+) -> rusqlite::Result<Vec<VersionedClaim>> {
+    let sql = formatcp!(
         "UPDATE jobs SET state = {RUNNING}, attempt = attempt + 1, started_at = ?3
          WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_by_state
            WHERE {IS_READY} AND handler = ?1 AND {IS_INDEXED} ORDER BY id LIMIT ?2)
-         RETURNING id, attempt, event, source, failures, age_start, item, replay, reevaluation, version,
-           ordering_key"
-    ))?;
-    let handler_time_ms = cache.handler_time_ms(handler);
+         RETURNING {CLAIM_COLUMNS}, version, ordering_key"
+    );
     let max_jobs = i64::try_from(max_jobs).unwrap_or(i64::MAX);
-    let rows = update.query_map(params![handler.0, max_jobs, cache.wall_ms], |row| {
-        let claimed = ClaimedJob {
-            claim: Claim { job: JobId(row.get(0)?), attempt: row.get(1)? },
-            event: EventId(row.get(2)?),
-            source: SourceId(row.get(3)?),
-            handler,
-            failures: row.get(4)?,
-            age_ms: (handler_time_ms - row.get::<_, i64>(5)?).max(0),
-            item: row.get(6)?,
-            replay: row.get::<_, Option<u32>>(7)?.unwrap_or(0),
-            should_reevaluate: row.get::<_, Option<i64>>(8)? == Some(1),
-            is_probe: false,
-        };
-        let version: Option<String> = row.get(9)?;
-        let version_key = match version {
-            Some(value) => row.get::<_, Option<KeyHash>>(10)?.map(|key| VersionKey { key, value }),
-            None => None,
-        };
-        Ok((claimed, version_key))
-    })?;
-    let claimed: Vec<_> = rows.collect::<rusqlite::Result<_>>()?;
-    let mut effects = Effects::default();
+    let claimed: Vec<VersionedClaim> =
+        tx.conn.list(sql, (handler, max_jobs, tx.cache.wall_ms), |row| {
+            let (version, key): (Option<String>, _) = (row.get(10)?, row.get(11)?);
+            let version_key = version.zip(key).map(|(value, key)| VersionKey { key, value });
+            Ok((ClaimedJob::read(row, tx.cache)?, version_key))
+        })?;
     for (job, _) in &claimed {
-        effects.adjust_queued(job.source, -1);
+        tx.effects.adjust_queued(job.source, -1);
     }
-    Ok((claimed, effects))
+    Ok(claimed)
 }
 
 /// Cancels a claimed job whose version is outdated. Its attempt does not start.
 pub(in crate::store) fn outdate(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: &ClaimedJob,
     key: &KeyHash,
     newer: JobId,
-) -> rusqlite::Result<Effects> {
-    conn.prepare_cached(formatcp!(
-        "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
-           cancel_reason = NULL, ended_at = ?2, reason = ?3 WHERE id = ?1 AND {IS_RUNNING}"
-    ))?
-    .execute(params![job.claim.job.0, cache.wall_ms, format!("older than job {newer}")])?;
-    release_next(conn, job.handler, key)
+) -> rusqlite::Result<()> {
+    tx.conn.change(
+        formatcp!(
+            "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
+               cancel_reason = NULL, ended_at = ?2, reason = ?3 WHERE id = ?1 AND {IS_RUNNING}"
+        ),
+        params![job.claim.job, tx.cache.wall_ms, format!("older than job {newer}")],
+    )?;
+    release_next(tx, job.handler, Some(key))
 }
 
 /// Ends the attempt of a running job whose claim is current.
 pub(in crate::store) fn finish(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
     current: &CurrentClaim,
-) -> rusqlite::Result<(FinishResult, Effects)> {
+) -> rusqlite::Result<FinishResult> {
     // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
-    let mut wait_ms = None;
     let (result, reason, failures) = match (&record.next, &current.cancel_reason) {
         (NextStep::Succeeded, _) => (FinishResult::Ended(JobState::Succeeded), None, None),
         (_, Some(reason)) => (FinishResult::Ended(JobState::Cancelled), Some(reason), None),
         (NextStep::Dead(reason), None) => (FinishResult::Ended(JobState::Dead), Some(reason), None),
         (NextStep::Retry { delay, failures }, None) => {
-            match i64::try_from(delay.as_millis()).unwrap_or(i64::MAX) {
-                0 => (FinishResult::Ready, None, Some(*failures)),
-                wait => {
-                    wait_ms = Some(wait);
-                    let due_ms = cache.now_ms.saturating_add(wait);
-                    (FinishResult::Scheduled { due_ms, wait_ms: wait }, None, Some(*failures))
+            let result = match i64::try_from(delay.as_millis()).unwrap_or(i64::MAX) {
+                0 => FinishResult::Ready,
+                wait_ms => {
+                    let due_ms = tx.cache.now_ms.saturating_add(wait_ms);
+                    FinishResult::Scheduled { due_ms, wait_ms }
                 }
-            }
+            };
+            (result, None, Some(*failures))
         }
     };
-    let (state, due_at) = match result {
+    let (state, schedule) = match result {
         FinishResult::Ended(state) => (state, None),
-        FinishResult::Scheduled { due_ms, .. } => (JobState::Scheduled, Some(due_ms)),
+        FinishResult::Scheduled { due_ms, wait_ms } => {
+            (JobState::Scheduled, Some((due_ms, wait_ms)))
+        }
         FinishResult::Ready | FinishResult::Stale => (JobState::Ready, None),
     };
-    let changed = conn
-        .prepare_cached(formatcp!(
+    let changed = tx.conn.change(
+        formatcp!(
             "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
                failures = coalesce(?6, failures), crashes = ?7, ended_at = ?8, started_at = NULL,
                cancel_reason = NULL WHERE id = ?1 AND {IS_RUNNING}"
-        ))?
-        .execute(params![
-            record.claim.job.0,
-            state.code(),
+        ),
+        params![
+            record.claim.job,
+            state,
             reason,
-            due_at,
-            wait_ms,
+            schedule.map(|(due_ms, _)| due_ms),
+            schedule.map(|(_, wait_ms)| wait_ms),
             failures,
             record.crashes,
             state.is_final().then_some(record.ended_at_ms),
-        ])?;
+        ],
+    )?;
     debug_assert_eq!(changed, 1);
-    let mut effects = Effects::default();
-    match result {
-        FinishResult::Ended(JobState::Dead) => {
-            effects.alerts.push(AlertCondition::DeadJob(record.claim.job, record.source));
-        }
-        FinishResult::Ended(_) | FinishResult::Stale => {}
-        FinishResult::Ready => effects.adjust_queued(record.source, 1),
-        FinishResult::Scheduled { due_ms, .. } => {
-            effects.adjust_queued(record.source, 1);
-            effects.add_due(due_ms);
-        }
+    if state == JobState::Dead {
+        tx.effects.alerts.push(AlertCondition::DeadJob(record.claim.job, record.source));
     }
-    if let Some(key) = &current.ordering_key {
-        effects.merge(release_next(conn, record.handler, key)?);
+    if state.is_queued() {
+        tx.effects.adjust_queued(record.source, 1);
     }
-    if result == FinishResult::Ready {
-        effects.add_ready(record.handler);
+    if let Some((due_ms, _)) = schedule {
+        tx.effects.add_due(due_ms);
     }
-    Ok((result, effects))
+    release_next(tx, record.handler, current.ordering_key.as_ref())?;
+    if state == JobState::Ready {
+        tx.effects.add_ready(record.handler);
+    }
+    Ok(result)
 }
 
 /// What becomes of a job whose expressions were evaluated again.
@@ -543,153 +503,132 @@ pub(in crate::store) enum Reevaluated<'a> {
 
 /// Ends the evaluation of a claimed job. It was no attempt.
 pub(in crate::store) fn reevaluate(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: &ClaimedJob,
     result: Reevaluated<'_>,
-) -> rusqlite::Result<Effects> {
+) -> rusqlite::Result<()> {
     let (reason, code) = match result {
         Reevaluated::Wanted { ordering_key, version } => {
             let state = if ordering_key.is_some() { BLOCKED } else { READY };
-            conn.prepare_cached(formatcp!(
-                "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL,
-                   reevaluation = NULL, ordering_key = ?3, version = ?4 WHERE id = ?1 AND {IS_RUNNING}"
-            ))?
-            .execute(params![job.claim.job.0, state, ordering_key, version])?;
-            let mut effects = Effects::default();
-            effects.adjust_queued(job.source, 1);
-            wake_queued(conn, job.handler, ordering_key, &mut effects)?;
-            return Ok(effects);
+            tx.conn.change(
+                formatcp!(
+                    "UPDATE jobs SET state = ?2, attempt = attempt - 1, started_at = NULL,
+                       reevaluation = NULL, ordering_key = ?3, version = ?4 WHERE id = ?1 AND {IS_RUNNING}"
+                ),
+                params![job.claim.job, state, ordering_key, version],
+            )?;
+            tx.effects.adjust_queued(job.source, 1);
+            return wake_queued(tx, job.handler, ordering_key);
         }
         Reevaluated::NotWanted { reason } => (reason, 1),
         Reevaluated::Replaced { reason } => (reason, 2),
     };
-    conn.prepare_cached(formatcp!(
-        "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
-           cancel_reason = NULL, ended_at = ?2, reason = ?3, reevaluation = ?4
-         WHERE id = ?1 AND {IS_RUNNING}"
-    ))?
-    .execute(params![job.claim.job.0, cache.wall_ms, reason, code])?;
-    Ok(Effects::default())
+    tx.conn.change(
+        formatcp!(
+            "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
+               cancel_reason = NULL, ended_at = ?2, reason = ?3, reevaluation = ?4
+             WHERE id = ?1 AND {IS_RUNNING}"
+        ),
+        params![job.claim.job, tx.cache.wall_ms, reason, code],
+    )?;
+    Ok(())
 }
 
 /// Cancels the older waiting jobs of a debounce key. Returns when the burst began.
 pub(in crate::store) fn supersede(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     handler: HandlerId,
     debounce: DebounceKey,
     newer_job: i64,
-) -> rusqlite::Result<(i64, Effects)> {
-    let mut cancel = conn.prepare_cached(formatcp!(
+) -> rusqlite::Result<i64> {
+    let sql = formatcp!(
         "UPDATE jobs SET state = {CANCELLED}, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
          WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
            AND debounce_key = ?2 AND debounce_key IS NOT NULL AND {IS_WAITING} AND id < ?3)
          RETURNING source, ordering_key, burst_started_at, attempt"
-    ))?;
+    );
     let reason = format!("superseded by job {newer_job}");
-    let cancelled: Vec<(i64, Option<KeyHash>, Option<i64>, i64)> = cancel
-        .query_map(params![handler.0, debounce.key, newer_job, reason, cache.wall_ms], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    let (mut started_at_ms, mut effects) = (cache.now_ms, Effects::default());
+    let values = params![handler, debounce.key, newer_job, reason, tx.cache.wall_ms];
+    let cancelled: Vec<(SourceId, Option<KeyHash>, Option<i64>, i64)> =
+        tx.conn.list(sql, values, |row| row.try_into())?;
+    let mut started_at_ms = tx.cache.now_ms;
     for (source, ordering_key, burst_started_at, attempt) in cancelled {
-        effects.adjust_queued(SourceId(source), -1);
+        tx.effects.adjust_queued(source, -1);
         // A job that has run belongs to an earlier burst.
         if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
             started_at_ms = started_at_ms.min(at);
         }
-        if let Some(key) = ordering_key {
-            effects.merge(release_next(conn, handler, &key)?);
-        }
+        release_next(tx, handler, ordering_key.as_ref())?;
     }
-    Ok((started_at_ms, effects))
+    Ok(started_at_ms)
 }
 
-/// The columns that `retry` and `cancel` need.
-struct StoredJob {
-    state: JobState,
-    source: SourceId,
-    handler: HandlerId,
-    ordering_key: Option<KeyHash>,
-}
+/// The columns that `retry` and `cancel` need: state, source, handler and ordering key.
+type StoredJob = (JobState, SourceId, HandlerId, Option<KeyHash>);
 
 fn load_job(conn: &Connection, job: JobId) -> rusqlite::Result<Option<StoredJob>> {
-    conn.prepare_cached("SELECT state, source, handler, ordering_key FROM jobs WHERE id = ?1")?
-        .query_row([job.0], |row| {
-            Ok(StoredJob {
-                state: state_from(row, 0)?,
-                source: SourceId(row.get(1)?),
-                handler: HandlerId(row.get(2)?),
-                ordering_key: row.get(3)?,
-            })
-        })
-        .optional()
+    let sql = "SELECT state, source, handler, ordering_key FROM jobs WHERE id = ?1";
+    conn.find(sql, [job], |row| row.try_into())
 }
 
 /// Cancels a queued job, or dismisses a dead one. A running job gets the reason, and is cancelled when its
 /// attempt ends. Returns whether that changed anything.
 pub(in crate::store) fn cancel(
-    conn: &Connection,
-    cache: &WriterCache,
+    tx: &mut WriteTransaction<'_>,
     job: JobId,
     reason: &str,
-) -> rusqlite::Result<(bool, Effects)> {
-    let mut effects = Effects::default();
-    let Some(stored) = load_job(conn, job)? else { return Ok((false, effects)) };
-    if stored.state == JobState::Running {
-        conn.prepare_cached("UPDATE jobs SET cancel_reason = ?2 WHERE id = ?1")?
-            .execute(params![job.0, reason])?;
-        return Ok((true, effects));
+) -> rusqlite::Result<bool> {
+    let Some((state, source, handler, ordering_key)) = load_job(tx.conn, job)? else {
+        return Ok(false);
+    };
+    if state == JobState::Running {
+        let sql = "UPDATE jobs SET cancel_reason = ?2 WHERE id = ?1";
+        return tx.conn.change(sql, (job, reason)).map(|_| true);
     }
     // `ended_at` of a dead job stays.
-    let changed = conn
-        .prepare_cached(formatcp!(
+    let changed = tx.conn.change(
+        formatcp!(
             "UPDATE jobs SET state = {CANCELLED}, reason = ?2, ended_at = coalesce(ended_at, ?3),
                due_at = NULL, wait_ms = NULL WHERE id = ?1 AND {CAN_CANCEL}"
-        ))?
-        .execute(params![job.0, reason, cache.wall_ms])?;
+        ),
+        (job, reason, tx.cache.wall_ms),
+    )?;
     if changed == 0 {
-        return Ok((false, effects));
+        return Ok(false);
     }
-    if stored.state.is_queued() {
-        effects.adjust_queued(stored.source, -1);
+    if state.is_queued() {
+        tx.effects.adjust_queued(source, -1);
     }
-    if let Some(key) = &stored.ordering_key {
-        effects.merge(release_next(conn, stored.handler, key)?);
-    }
-    Ok((true, effects))
+    release_next(tx, handler, ordering_key.as_ref())?;
+    Ok(true)
 }
 
 /// Queues a job again with fresh attempts and the same idempotency key, unless other jobs have replaced it.
 /// It supersedes no other job, and no job supersedes it. Returns whether the job will run.
-pub(in crate::store) fn retry(
-    conn: &Connection,
-    cache: &WriterCache,
-    job: JobId,
-) -> rusqlite::Result<(bool, Effects)> {
-    let mut effects = Effects::default();
-    let Some(stored) = load_job(conn, job)? else { return Ok((false, effects)) };
+pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusqlite::Result<bool> {
+    let Some((before, source, handler, ordering_key)) = load_job(tx.conn, job)? else {
+        return Ok(false);
+    };
     // The only unfinished job of its key needs no look at the others.
-    let blocking_key = match &stored.ordering_key {
-        Some(key) if has_unfinished(conn, stored.handler, key)? => Some(key),
+    let blocking_key = match &ordering_key {
+        Some(key) if has_unfinished(tx.conn, handler, key)? => Some(key),
         _ => None,
     };
-    let state = if blocking_key.is_some() { JobState::Blocked } else { JobState::Ready };
-    let changed = conn
-        .prepare_cached(formatcp!(
+    let state = if blocking_key.is_some() { BLOCKED } else { READY };
+    let changed = tx.conn.change(
+        formatcp!(
             "UPDATE jobs SET state = ?3, age_start = ?2, failures = 0, crashes = 0, due_at = NULL,
                wait_ms = NULL, ended_at = NULL, reason = NULL, debounce_key = NULL
              WHERE id = ?1 AND {CAN_RETRY} AND reevaluation IS NOT 2"
-        ))?
-        .execute(params![job.0, cache.handler_time_ms(stored.handler), state.code()])?;
+        ),
+        (job, tx.cache.handler_time_ms(handler), state),
+    )?;
     if changed == 0 {
-        return Ok((false, effects));
+        return Ok(false);
     }
-    if !stored.state.is_queued() {
-        effects.adjust_queued(stored.source, 1);
+    if !before.is_queued() {
+        tx.effects.adjust_queued(source, 1);
     }
-    wake_queued(conn, stored.handler, blocking_key, &mut effects)?;
-    Ok((true, effects))
+    wake_queued(tx, handler, blocking_key)?;
+    Ok(true)
 }

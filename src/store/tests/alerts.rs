@@ -12,18 +12,16 @@ const NO_ALERTS: [&str; 0] = [];
 /// A store whose second source is `hooktrail`, to which the handler `other` subscribes.
 pub(super) fn store_with_alerts() -> TestStore {
     let mut db = test_store();
-    let conn = &db.store.conn;
-    let _ = registry::register(conn, &[crate::domain::INTERNAL_SOURCE.to_owned()], &[], 0).unwrap();
-    alerts::set_subscriber(conn, Some(OWN)).unwrap();
-    db.cache.reload_config_tables(conn).unwrap();
+    let sources = [crate::domain::INTERNAL_SOURCE.to_owned()];
+    let now_ms = std::mem::take(&mut db.cache.now_ms);
+    db.change(|tx| operation::register(tx, &sources, &[]));
+    db.cache.now_ms = now_ms;
     db
 }
 
 impl TestStore {
     fn apply(&mut self, op: Operation) {
-        let mut effects = Effects::default();
-        operation::apply(&self.store.conn, &mut self.cache, &mut effects, &op).unwrap();
-        self.commit(((), effects));
+        self.change(|tx| operation::apply(tx, &op));
     }
 
     fn run_dead_job(&mut self) {
@@ -243,9 +241,8 @@ fn a_closed_breaker_is_not_recorded_for_later_subscribers() {
 #[test]
 fn disabling_an_open_breaker_makes_the_closed_alert() {
     let mut db = store_with_open_breaker([S, S]);
-    let registered =
-        registry::register(db.conn(), &[], &[registration("h", BreakerPolicy::NEVER)], 0).unwrap();
-    db.commit(registered);
+    let handlers = [registration("h", BreakerPolicy::NEVER)];
+    db.change(|tx| registry::register(tx, &[], &handlers));
     assert_eq!(db.pending_kinds(), ["handler.breaker_opened 1", "handler.breaker_closed 1"]);
 }
 

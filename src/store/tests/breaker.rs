@@ -122,7 +122,7 @@ fn an_open_breaker_survives_a_restart_and_stops_the_handlers_clock() {
 
 #[test]
 fn the_next_start_of_a_rate_is_saved() {
-    let db = store_with_breaker(0);
+    let mut db = store_with_breaker(0);
     let claim_for = ClaimRequest {
         handler: H,
         max_jobs: 2,
@@ -130,7 +130,7 @@ fn the_next_start_of_a_rate_is_saved() {
         is_probe: false,
         min_interval_ms: Some(250),
     };
-    assert_eq!(claim(&db.store.conn, &db.cache, &claim_for).unwrap().0.len(), 2);
+    assert_eq!(db.change(|tx| claim(tx, &claim_for)).len(), 2);
     assert_eq!(registry::next_rate_starts(db.conn()).unwrap(), [(H, 1_000_500)]);
 }
 
@@ -143,9 +143,7 @@ fn configure(db: &mut TestStore, breaker: BreakerPolicy) {
     let (reply, _) = crossbeam_channel::bounded(1);
     let handlers = vec![registration("h", breaker)];
     let op = Operation::Register { sources: Vec::new(), handlers, reply };
-    let mut effects = Effects::default();
-    operation::apply(&db.store.conn, &mut db.cache, &mut effects, &op).unwrap();
-    db.commit(((), effects));
+    db.change(|tx| operation::apply(tx, &op));
 }
 
 #[test]
@@ -202,9 +200,7 @@ fn a_probe_that_is_replaced_by_other_jobs_is_followed_by_another() {
     db.effects = Effects::default();
     let specs = Some(items(&["1", "2"], Vec::new()));
     let reevaluation = reevaluate::Reevaluation { claimed, received_at_ms: 5, spec: specs };
-    let effects =
-        reevaluate::apply_reevaluation(&db.store.conn, &mut db.cache, &reevaluation).unwrap();
-    db.commit(((), effects));
+    db.change(|tx| reevaluate::apply_reevaluation(tx, &reevaluation));
     assert_eq!(changed_breakers(&db), [H]);
     assert_eq!(db.claim_for(H, 9, true).len(), 2, "the store claims as many jobs as requested");
 }

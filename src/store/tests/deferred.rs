@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::domain::job_plan::LateDedupe;
-use crate::store::deferred::{self, BacklogTask, EventJobs, RowBudget};
+use crate::store::backlog_task::{self, BacklogTask};
+use crate::store::deferred::{self, EventJobs};
 use crate::store::jobs::{JobOrigin, OriginKind, insert};
+use crate::store::row_budget::RowBudget;
 
 /// More jobs than one transaction inserts, with keys of all kinds.
 fn large_spec(seed: usize) -> JobSpec {
@@ -47,8 +49,7 @@ impl TestStore {
 
     /// Runs one transaction with this row budget. Returns whether the task has ended.
     fn step(&mut self, task: &mut BacklogTask, rows: usize) -> bool {
-        let step = task.step(&self.store.conn, &mut self.cache, &mut budget(rows)).unwrap();
-        let progress = self.commit(step);
+        let progress = self.change(|tx| task.step(tx, &mut budget(rows)));
         task.advance(progress);
         self.cache.write_counters(&self.store.conn).unwrap();
         progress.has_ended()
@@ -59,7 +60,7 @@ impl TestStore {
         let (now_ms, wall_ms) = (self.cache.now_ms, self.cache.wall_ms);
         self.cache = WriterCache::read(&self.store.conn, self.store.clock).unwrap();
         (self.cache.now_ms, self.cache.wall_ms) = (now_ms, wall_ms);
-        deferred::load_tasks(&self.store.conn, &mut self.cache).unwrap()
+        backlog_task::load_tasks(&self.store.conn, &mut self.cache).unwrap()
     }
 
     /// All jobs, by their position in their event.
@@ -101,9 +102,7 @@ fn lines_of_one_transaction(seeds: std::ops::Range<usize>) -> Vec<String> {
                 created_at_ms: 0,
                 kind: OriginKind::DeferredEvent,
             };
-            let (conn, cache) = (&db.store.conn, &mut db.cache);
-            let effects = insert::insert_jobs(conn, cache, origin, &large_spec(seed)).unwrap();
-            db.commit(((), effects));
+            db.change(|tx| insert::insert_jobs(tx, origin, &large_spec(seed)));
         }
     }
     db.job_positions()
@@ -288,9 +287,7 @@ fn an_older_job_that_is_released_later_goes_before_younger_ones_of_its_ordering_
         created_at_ms: 0,
         kind: OriginKind::Event,
     };
-    let effects =
-        insert::insert_jobs(&db.store.conn, &mut db.cache, origin, &ordered_job("k")).unwrap();
-    db.commit(((), effects));
+    db.change(|tx| insert::insert_jobs(tx, origin, &ordered_job("k")));
     while !db.step(&mut task, 100) {}
     assert_eq!(db.claim_ids(9), [1]);
     assert_eq!(db.count_jobs(IS_BLOCKED), 300);
@@ -309,8 +306,7 @@ fn an_older_job_that_is_released_later_is_superseded_by_a_younger_one_of_its_deb
     let kind = OriginKind::Event;
     let origin = JobOrigin { event, source, handler, created_at_ms: 0, kind };
     let spec = JobSpec::Event(keys);
-    let effects = insert::insert_jobs(&db.store.conn, &mut db.cache, origin, &spec).unwrap();
-    db.commit(((), effects));
+    db.change(|tx| insert::insert_jobs(tx, origin, &spec));
     while !db.step(&mut task, 100) {}
     assert_eq!(db.count_jobs(IS_SCHEDULED), 1);
     assert_eq!(db.query_number(&format!("SELECT id FROM jobs WHERE {IS_SCHEDULED}")), 301);
@@ -505,8 +501,7 @@ fn the_dead_jobs_that_late_duplicates_retry_count_against_the_rows_of_their_tran
     let duplicate = defer_late(&mut db, Some("x"), JobSpec::Event(JobKeys::default()));
     let task = BacklogTask::insert_event_jobs(duplicate);
     let mut budget = budget(40);
-    let step = task.step(&db.store.conn, &mut db.cache, &mut budget).unwrap();
-    assert!(db.commit(step).has_ended() && budget.is_spent());
+    assert!(db.change(|tx| task.step(tx, &mut budget)).has_ended() && budget.is_spent());
     let dead_count = "SELECT count(*) FROM dead_jobs";
     assert_eq!(
         db.query_number(dead_count),

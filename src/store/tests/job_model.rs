@@ -220,14 +220,18 @@ impl Model {
     }
 
     /// Runs a change in a savepoint that is rolled back.
-    fn roll_back(&mut self, change: impl FnOnce(&Connection, &mut WriterCache) -> Effects) {
+    fn roll_back(
+        &mut self,
+        change: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<()>,
+    ) {
         let before = format!("{:?}", self.db.cache.counters);
         let mut group = Effects::default();
         let (conn, cache) = (&self.db.store.conn, &mut self.db.cache);
+        let mut tx = WriteTransaction { conn, cache, effects: &mut group };
         let result = Isolation::Savepoints
-            .apply(conn, cache, &mut group, |conn, cache, group| {
-                group.merge(change(conn, cache));
-                Err(conn.execute("INSERT INTO events (id) VALUES (1)", []).unwrap_err())
+            .apply(&mut tx, |tx| {
+                change(tx).unwrap();
+                Err(tx.conn.execute("INSERT INTO events (id) VALUES (1)", []).unwrap_err())
             })
             .unwrap();
         assert!(matches!(result, OperationResult::Rejected));
@@ -252,9 +256,7 @@ impl Model {
                     kind: jobs::OriginKind::DeferredEvent,
                 };
                 let spec = job_spec(new);
-                self.roll_back(|conn, cache| {
-                    jobs::insert::insert_jobs(conn, cache, origin, &spec).unwrap()
-                });
+                self.roll_back(|tx| jobs::insert::insert_jobs(tx, origin, &spec));
             }
             Change::Claim(handler, max) => {
                 let claimed = self.db.claim_for(*handler, *max, false);
@@ -277,9 +279,7 @@ impl Model {
             Change::RollBackClaim(handler, max) => {
                 let handler = *handler;
                 let max = *max;
-                self.roll_back(|conn, cache| {
-                    transition::claim(conn, cache, handler, max).unwrap().1
-                });
+                self.roll_back(|tx| transition::claim(tx, handler, max).map(|_| ()));
             }
             Change::Finish(index, outcome) => self.finish(*index, *outcome),
             Change::Advance(ms) => {
@@ -352,7 +352,7 @@ impl Model {
     /// Compares the database and the effects with the model.
     fn check(&mut self, claimed_all: Option<(HandlerId, bool)>) {
         let mut select = self.db.conn().prepare("SELECT state FROM jobs ORDER BY id").unwrap();
-        let states = select.query_map([], |row| transition::state_from(row, 0)).unwrap();
+        let states = select.query_map([], |row| row.get(0)).unwrap();
         let states: Vec<JobState> = states.map(Result::unwrap).collect();
         let expected: Vec<JobState> = self.jobs.iter().map(|job| job.expected).collect();
         assert_eq!(states, expected);

@@ -44,9 +44,7 @@ fn reject(test: &mut TestStore, count: i64) {
         row_id: Arc::default(),
         is_increment: false,
     };
-    let effects =
-        crate::store::rejections::write(&test.store.conn, &mut test.cache, &[row]).unwrap();
-    test.commit(((), effects));
+    test.change(|tx| crate::store::rejections::write(tx, &[row]));
 }
 
 /// Writes one event with a job that succeeds, one whose job fails, and three rejections.

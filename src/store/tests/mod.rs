@@ -12,10 +12,12 @@ use super::jobs::transition::{
     IS_BLOCKED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED, IS_WAITING,
 };
 use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult, finish, reevaluate, transition};
+use super::minute_counts::MinuteCounts;
 use super::source_counters::QueueLimit;
-use super::transaction_end::write_last;
+use super::transaction_end::{write_directly, write_last};
+use super::write_transaction::WriteTransaction;
 use super::writer_cache::WriterCache;
-use super::{Store, audit, in_transaction, open, registry};
+use super::{Store, audit, open, registry};
 use crate::config::Durability;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::claim_request::ClaimRequest;
@@ -62,10 +64,10 @@ fn test_store() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("t.db"), Durability::Normal).unwrap();
     let handlers = ["h", "other"].map(|name| registration(name, BreakerPolicy::NEVER));
-    in_transaction(
-        &store.conn,
-        |conn| Ok(registry::register(conn, &["a".into()], &handlers, 0)?.0),
-    )
+    let (_, _) = write_directly(&store, |tx, _| {
+        tx.cache.now_ms = 0;
+        Ok(registry::register(tx, &["a".into()], &handlers)?)
+    })
     .unwrap();
     let mut cache = WriterCache::read(&store.conn, store.clock).unwrap();
     cache.now_ms = 1_000_000;
@@ -123,26 +125,22 @@ impl TestStore {
             queue_limit: self.queue_limit.clone(),
             body_memory: None,
         };
-        let (conn, cache) = (&self.store.conn, &mut self.cache);
-        let mut inserts = InsertStatements::new(conn).unwrap();
-        // What earlier inserts queued and retried counts as a part of the same group.
-        let mut effects = Effects {
-            queued: std::mem::take(&mut self.effects.queued),
-            retried_dead_jobs: std::mem::take(&mut self.effects.retried_dead_jobs),
-            ..Effects::default()
-        };
-        let reply =
-            events::insert_event(conn, cache, &mut effects, &mut inserts, &new_event).unwrap();
-        drop(inserts);
-        self.commit((reply, effects))
+        self.change(|tx| events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &new_event))
     }
 
-    /// Does what follows a change, as the writer does.
-    fn commit<T>(&mut self, (result, mut effects): (T, Effects)) -> T {
-        let before = self.cache.counters;
-        write_last(&self.store.conn, &mut self.cache, before, &mut effects).unwrap();
-        self.cache.apply_deferred(&effects.deferred);
-        self.effects.merge(effects);
+    /// Makes a change and does what follows it, as the writer does. Earlier changes count as a part of the
+    /// same group.
+    fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
+    ) -> T {
+        let Self { store, cache, effects, .. } = self;
+        let mut tx = WriteTransaction { conn: &store.conn, cache, effects };
+        let result = change(&mut tx).unwrap();
+        let before = tx.cache.counters;
+        write_last(&mut tx, before).unwrap();
+        self.effects.minute_counts = MinuteCounts::default();
+        self.cache.apply_deferred(&std::mem::take(&mut self.effects.deferred));
         result
     }
 
@@ -168,8 +166,7 @@ impl TestStore {
             is_probe,
             min_interval_ms: None,
         };
-        let claimed = claim(&self.store.conn, &self.cache, &request).unwrap();
-        self.commit(claimed)
+        self.change(|tx| claim(tx, &request))
     }
 
     fn claim_ids(&mut self, max_jobs: usize) -> Vec<i64> {
@@ -209,8 +206,7 @@ impl TestStore {
             breaker: self.breaker,
             crashes: 0,
         };
-        let finished = finish::finish(&self.store.conn, &mut self.cache, &record).unwrap();
-        self.commit(finished)
+        self.change(|tx| finish::finish(tx, &record))
     }
 
     /// Runs the next job with this result and returns its id.
@@ -222,20 +218,16 @@ impl TestStore {
 
     fn advance(&mut self, ms: i64) {
         self.cache.now_ms += ms;
-        let effects = transition::promote(&self.store.conn, &self.cache).unwrap();
-        self.commit(((), effects));
+        self.change(transition::promote);
     }
 
     fn retry(&mut self, job: i64) -> bool {
-        let retried = transition::retry(&self.store.conn, &self.cache, JobId(job)).unwrap();
-        self.commit(retried)
+        self.change(|tx| transition::retry(tx, JobId(job)))
     }
 
     fn cancel(&mut self, job: i64) {
         let command = audit::JobCommand::Cancel { reason: "no more".into() };
-        let cancelled =
-            audit::apply_command(&self.store.conn, &self.cache, JobId(job), &command).unwrap();
-        self.commit(cancelled);
+        self.change(|tx| audit::apply_command(tx, JobId(job), &command));
     }
 
     /// The id, state and reason of each job.

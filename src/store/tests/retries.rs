@@ -9,9 +9,7 @@ fn reevaluate(db: &mut TestStore, specs: Option<JobSpec>) {
     let claimed = db.claim(1).remove(0);
     assert!(claimed.should_reevaluate);
     let reevaluation = Reevaluation { claimed, received_at_ms: 5, spec: specs };
-    let effects =
-        reevaluate::apply_reevaluation(&db.store.conn, &mut db.cache, &reevaluation).unwrap();
-    db.commit(((), effects));
+    db.change(|tx| reevaluate::apply_reevaluation(tx, &reevaluation));
 }
 
 fn insert_failed_expression(db: &mut TestStore) {

@@ -25,7 +25,7 @@ const NONE_LEFT: SearchTime = SearchTime { find: Duration::ZERO, count: Duration
 fn filled_store() -> TestStore {
     let mut test = test_store();
     let handlers = ["h", "other", "none"].map(|name| registration(name, BreakerPolicy::NEVER));
-    let _ = registry::register(test.conn(), &["a".into(), "b".into()], &handlers, 0).unwrap();
+    test.change(|tx| registry::register(tx, &["a".into(), "b".into()], &handlers));
     test.conn().execute_batch("BEGIN").unwrap();
     let start_ms = test.cache.wall_ms - 4 * DAY_MS;
     for event in 0..EVENTS {

@@ -1,14 +1,12 @@
-//! The backlog of tasks that are too long for one transaction (`deferred.rs`). Each source has a
+//! The backlog of tasks that are too long for one transaction (`backlog_task.rs`). Each source has a
 //! queue, and the queues take turns. Between two transactions the writer handles other requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-
-use super::super::deferred::{BacklogTask, FailedTask, RowBudget, TaskProgress};
-use super::super::effects::Effects;
-use super::super::writer_cache::WriterCache;
+use super::super::backlog_task::{BacklogTask, FailedTask, TaskProgress};
+use super::super::row_budget::RowBudget;
+use super::super::write_transaction::WriteTransaction;
 use crate::domain::SourceId;
 
 /// Target duration of a transaction, its commit included.
@@ -86,20 +84,14 @@ impl Backlog {
     }
 
     /// Does a part of the tasks in the open transaction.
-    pub fn step(
-        &mut self,
-        conn: &Connection,
-        cache: &mut WriterCache,
-    ) -> rusqlite::Result<Effects> {
-        let mut effects = Effects::default();
-        let Some(&key) = self.ready_queues.front() else { return Ok(effects) };
-        let Some(queue) = self.queues.get(&key) else { return Ok(effects) };
+    pub fn step(&mut self, tx: &mut WriteTransaction<'_>) -> rusqlite::Result<()> {
+        let Some(&key) = self.ready_queues.front() else { return Ok(()) };
+        let Some(queue) = self.queues.get(&key) else { return Ok(()) };
         let deadline = Instant::now() + MAX_ROWS_TIME;
         let mut budget = RowBudget { rows: self.rows, bytes: self.rows * ROW_BYTES, deadline };
         let step = self.step.insert(BacklogStep { key, ended: 0, progress: None });
         for task in queue {
-            let (progress, changes) = task.step(conn, cache, &mut budget)?;
-            effects.merge(changes);
+            let progress = task.step(tx, &mut budget)?;
             if !progress.has_ended() {
                 step.progress = Some(progress);
                 break;
@@ -109,7 +101,7 @@ impl Backlog {
                 break;
             }
         }
-        Ok(effects)
+        Ok(())
     }
 
     /// Records that the transaction is on disk after `elapsed`. Returns the source, and how many of

@@ -1,7 +1,7 @@
 //! What follows the commit of a group: replies to intake, jobs that start, counts.
 
+use super::super::backlog_task::BacklogTask;
 use super::super::breaker;
-use super::super::deferred::BacklogTask;
 use super::super::effects::Effects;
 use super::super::events::InsertReply;
 use super::super::handle::WriteRequest;
