@@ -15,7 +15,7 @@ use super::{ExitError, runtime_error, user_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::job::PublicState;
-use crate::store::queries::{self, Rows, Selector, TailFilter};
+use crate::store::queries::{self, Rows, Selector};
 use crate::store::search::{self, SearchEnd, SearchResult, TailView, Total};
 use crate::store::{self, Store, Value, stats};
 
@@ -123,10 +123,11 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     if !errors.is_empty() {
         return Err(user_error(errors.join("\n")));
     }
-    let filter = TailFilter {
+    let filter = Selector {
         handler: args.handler.clone(),
         source: args.source.clone(),
         state: args.state,
+        ..Selector::default()
     };
     let mut out = output::stdout();
     let mut version = queries::data_version(conn).map_err(runtime_error)?;
@@ -246,7 +247,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
 fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> store::Result<SearchResult> {
     let (conn, to_wall_ms) = (&store.conn, store.clock.to_wall_ms(0));
     if selector.event.is_none() && limit < i64::MAX {
-        return search::search_jobs(conn, selector, limit, to_wall_ms);
+        return search::search_jobs(conn, selector, limit, to_wall_ms, None);
     }
     let rows = queries::list_jobs(conn, selector, limit, to_wall_ms)?;
     let mut found = SearchResult::complete(rows);
@@ -259,7 +260,7 @@ fn find_jobs(store: &Store, selector: &Selector, limit: i64) -> store::Result<Se
 /// Finds events. A list without a maximum is read without the limit of a search.
 fn find_events(store: &Store, selector: &Selector, limit: i64) -> store::Result<SearchResult> {
     if selector.event.is_none() && limit < i64::MAX {
-        return search::search_events(&store.conn, selector, limit);
+        return search::search_events(&store.conn, selector, limit, None);
     }
     queries::list_events(&store.conn, selector, limit).map(SearchResult::complete)
 }

@@ -3,7 +3,7 @@
 
 use const_format::formatcp;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 
 use super::jobs::transition::{IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public};
 use super::statements::Statements;
@@ -144,13 +144,25 @@ fn id_list(numbers: &[i64]) -> String {
 }
 
 pub(super) fn query(conn: &Connection, sql: &str, values: &[Value]) -> rusqlite::Result<Rows> {
+    query_each(conn, sql, std::iter::once(values.to_vec()))
+}
+
+/// Runs a query for each of these values.
+pub(super) fn query_each(
+    conn: &Connection,
+    sql: &str,
+    each: impl Iterator<Item = Vec<Value>>,
+) -> rusqlite::Result<Rows> {
     let mut select = conn.prepare(sql)?;
     let columns: Vec<String> = select.column_names().into_iter().map(str::to_owned).collect();
-    let count = columns.len();
-    let rows = select.query_map(params_from_iter(values), |row| {
-        (0..count).map(|at| row.get::<_, Value>(at)).collect()
-    })?;
-    Ok(Rows { columns, rows: rows.collect::<rusqlite::Result<_>>()? })
+    let mut rows = Vec::new();
+    for values in each {
+        let found = select.query_map(params_from_iter(values), |row| {
+            (0..columns.len()).map(|at| row.get(at)).collect()
+        })?;
+        rows.append(&mut found.collect::<rusqlite::Result<_>>()?);
+    }
+    Ok(Rows { columns, rows })
 }
 
 /// The reason why a queued job waits: the handler's open circuit breaker or pause, an earlier job with
@@ -175,9 +187,7 @@ pub(super) fn waiting_reason(to_wall: usize) -> String {
 /// # Errors
 /// The read failed.
 pub fn count_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<i64> {
-    let filter = selector.job_filter();
-    let sql = format!("SELECT count(*) FROM jobs j WHERE {}", filter.to_sql());
-    conn.query_row(&sql, params_from_iter(&filter.values), |row| row.get(0))
+    count(conn, "jobs j", &selector.job_filter())
 }
 
 /// Returns the number of rows that [`list_rejections`] would return without a limit. There are at most
@@ -186,8 +196,11 @@ pub fn count_jobs(conn: &Connection, selector: &Selector) -> rusqlite::Result<i6
 /// # Errors
 /// The read failed.
 pub fn count_rejections(conn: &Connection, selector: &Selector) -> rusqlite::Result<i64> {
-    let filter = selector.rejection_filter();
-    let sql = format!("SELECT count(*) FROM rejected_requests r WHERE {}", filter.to_sql());
+    count(conn, "rejected_requests r", &selector.rejection_filter())
+}
+
+fn count(conn: &Connection, table: &str, filter: &SqlFilter) -> rusqlite::Result<i64> {
+    let sql = format!("SELECT count(*) FROM {table} WHERE {}", filter.to_sql());
     conn.query_row(&sql, params_from_iter(&filter.values), |row| row.get(0))
 }
 
@@ -241,8 +254,8 @@ pub fn load_job_state(conn: &Connection, job: i64) -> rusqlite::Result<Option<Jo
 /// # Errors
 /// The read failed.
 pub fn find_event_of_job(conn: &Connection, job: i64) -> rusqlite::Result<Option<i64>> {
-    let sql = format!("SELECT j.event FROM jobs j WHERE j.id = ?1 AND {VISIBLE}");
-    conn.query_row(&sql, [job], |row| row.get(0)).optional()
+    let sql = formatcp!("SELECT j.event FROM jobs j WHERE j.id = ?1 AND {VISIBLE}");
+    conn.find(sql, [job], |row| row.get(0))
 }
 
 /// Returns whether a job has an id from `first` to `last`.
@@ -250,9 +263,10 @@ pub fn find_event_of_job(conn: &Connection, job: i64) -> rusqlite::Result<Option
 /// # Errors
 /// The read failed.
 pub fn has_jobs_between(conn: &Connection, first: i64, last: i64) -> rusqlite::Result<bool> {
-    let sql =
-        format!("SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.id BETWEEN ?1 AND ?2 AND {VISIBLE})");
-    conn.query_row(&sql, [first, last], |row| row.get(0))
+    let sql = formatcp!(
+        "SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.id BETWEEN ?1 AND ?2 AND {VISIBLE})"
+    );
+    conn.value(sql, [first, last])
 }
 
 /// Returns the first event with an id from `first` to `last`.
@@ -264,8 +278,7 @@ pub fn find_event_between(
     first: i64,
     last: i64,
 ) -> rusqlite::Result<Option<i64>> {
-    let sql = "SELECT min(id) FROM events WHERE id BETWEEN ?1 AND ?2";
-    conn.query_row(sql, [first, last], |row| row.get(0))
+    conn.value("SELECT min(id) FROM events WHERE id BETWEEN ?1 AND ?2", [first, last])
 }
 
 /// Returns true if other jobs have replaced this one, so that it never runs again.
@@ -273,8 +286,7 @@ pub fn find_event_between(
 /// # Errors
 /// The read failed.
 pub fn is_expanded(conn: &Connection, job: i64) -> rusqlite::Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND reevaluation = 2)";
-    conn.query_row(sql, [job], |row| row.get(0))
+    conn.value("SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND reevaluation = 2)", [job])
 }
 
 /// Returns events, newest first, as in the view `trail`.
@@ -313,15 +325,6 @@ pub fn list_rejections(
     query(conn, &sql, &filter.values)
 }
 
-/// The values that the rows of `tail` must have.
-#[derive(Clone, Debug, Default)]
-pub struct TailFilter {
-    pub handler: Option<String>,
-    pub source: Option<String>,
-    /// The state of the job now. Rejections have none.
-    pub state: Option<PublicState>,
-}
-
 /// Returns a number that changes when another connection writes.
 ///
 /// # Errors
@@ -335,7 +338,7 @@ pub fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
 /// # Errors
 /// The read failed.
 pub fn find_newest_event(conn: &Connection) -> rusqlite::Result<Option<i64>> {
-    conn.query_row("SELECT max(id) FROM events", [], |row| row.get(0))
+    conn.value("SELECT max(id) FROM events", [])
 }
 
 /// Returns the newest job of an event for a handler, with the number of its last attempt.
@@ -347,16 +350,11 @@ pub fn find_newest_job(
     event: EventId,
     handler: &str,
 ) -> rusqlite::Result<Option<(JobId, u32)>> {
-    let values: [&dyn ToSql; 2] = [&event.0, &handler];
-    conn.query_row(
-        &format!(
-            "SELECT j.id, j.attempt FROM events e JOIN jobs j
-               ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
-             WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2) AND {VISIBLE}
-             ORDER BY j.id DESC LIMIT 1"
-        ),
-        values,
-        |row| Ok((JobId(row.get(0)?), row.get(1)?)),
-    )
-    .optional()
+    let sql = formatcp!(
+        "SELECT j.id, j.attempt FROM events e JOIN jobs j
+           ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
+         WHERE e.id = ?1 AND j.handler = (SELECT id FROM handlers WHERE name = ?2) AND {VISIBLE}
+         ORDER BY j.id DESC LIMIT 1"
+    );
+    conn.find(sql, (event, handler), |row| row.try_into())
 }

@@ -4,10 +4,11 @@
 use super::*;
 use crate::domain::job::PublicState;
 use crate::store::block_index::BLOCK_BITS;
-use crate::store::queries::{Selector, TailFilter, list_jobs, query};
+use crate::store::queries::{Selector, list_jobs, query};
+use crate::store::search::blocks::{self, BlockSearch};
+use crate::store::search::states::STATE_STATEMENTS;
 use crate::store::search::{
-    SearchResult, SearchTime, Total, search_events_within, search_jobs_within,
-    search_outcomes_within,
+    SearchResult, SearchTime, Total, search_events, search_jobs, search_outcomes,
 };
 use rusqlite::types::Value;
 
@@ -16,9 +17,10 @@ const B: SourceId = SourceId(2);
 /// Enough for four blocks.
 const EVENTS: i64 = 4 << BLOCK_BITS;
 const DAY_MS: i64 = 86_400_000;
-const UNLIMITED: SearchTime = SearchTime::UNLIMITED;
+const UNLIMITED: Option<SearchTime> = Some(SearchTime::UNLIMITED);
 /// The time of a search that reads one block.
-const NONE_LEFT: SearchTime = SearchTime { find: Duration::ZERO, count: Duration::ZERO };
+const NONE_LEFT: Option<SearchTime> =
+    Some(SearchTime { find: Duration::ZERO, count: Duration::ZERO });
 
 /// A database with events of two sources over some days, and jobs of two handlers in all states. The
 /// source `b` and the handler `other` have few rows. In the middle, the wall clock was a year ahead.
@@ -118,12 +120,12 @@ fn a_search_finds_the_same_jobs_and_events_as_a_read_of_all_rows() {
     for selector in selectors(&test) {
         let all = list_jobs(conn, &selector, i64::MAX, 0).unwrap();
         let all: Vec<Value> = all.rows.into_iter().map(|mut row| row.remove(0)).collect();
-        let found = search_jobs_within(conn, &selector, 20, 0, UNLIMITED).unwrap();
+        let found = search_jobs(conn, &selector, 20, 0, UNLIMITED).unwrap();
         assert_same(&found, &all, 20, &format!("{selector:?}"));
         let filter = selector.event_filter();
         let sql = format!("SELECT e.id FROM events e WHERE {} ORDER BY 1 DESC", filter.to_sql());
         let all = ids(conn, &sql, &filter.values);
-        let found = search_events_within(conn, &selector, 20, UNLIMITED).unwrap();
+        let found = search_events(conn, &selector, 20, UNLIMITED).unwrap();
         assert_same(&found, &all, 20, &format!("events, {selector:?}"));
     }
 }
@@ -139,14 +141,14 @@ fn a_search_finds_the_same_outcomes_as_a_read_of_all_rows() {
         let name = state.map(|state| state.name().to_owned());
         let mut all = ids(conn, sql, &[handler.clone().into(), source.clone().into(), name.into()]);
         all.reverse();
-        let filter = TailFilter { handler, source, state };
+        let filter = Selector { handler, source, state, ..Selector::default() };
         assert_eq!(
-            first_column(&search_outcomes_within(conn, &filter, 0, 20, UNLIMITED).unwrap()),
+            first_column(&search_outcomes(conn, &filter, 0, 20, UNLIMITED).unwrap()),
             all,
             "{filter:?}"
         );
         // Without time, the search reads one block, and then the jobs of the state.
-        let found = search_outcomes_within(conn, &filter, 0, 20, NONE_LEFT).unwrap();
+        let found = search_outcomes(conn, &filter, 0, 20, NONE_LEFT).unwrap();
         if !matches!(filter.state, None | Some(PublicState::Succeeded)) {
             assert_eq!((first_column(&found), found.end), (all, None), "{filter:?}");
         }
@@ -158,15 +160,15 @@ fn a_search_that_ends_early_says_how_far_back_it_has_read() {
     let test = filled_store();
     let conn = test.conn();
     let text = Selector { detail: Some("no such text".into()), ..Selector::default() };
-    let found = search_jobs_within(conn, &text, 20, 0, NONE_LEFT).unwrap();
+    let found = search_jobs(conn, &text, 20, 0, NONE_LEFT).unwrap();
     let end = found.end.unwrap();
     assert_eq!(end.id, test.cache.counters.job >> BLOCK_BITS << BLOCK_BITS);
     assert!(end.at_ms.is_some());
     // A list that is full is complete. Only the number of the other rows may be open.
-    let found = search_jobs_within(conn, &Selector::default(), 1, 0, NONE_LEFT).unwrap();
+    let found = search_jobs(conn, &Selector::default(), 1, 0, NONE_LEFT).unwrap();
     assert_eq!((found.rows.rows.len(), found.end), (1, None));
     assert!(found.total.is_some());
-    let found = search_jobs_within(conn, &text, 20, 0, UNLIMITED).unwrap();
+    let found = search_jobs(conn, &text, 20, 0, UNLIMITED).unwrap();
     assert_eq!((found.rows.rows.len(), found.end, found.total), (0, None, None));
 }
 
@@ -187,6 +189,25 @@ fn the_block_index_has_each_row_after_a_rollback() {
     }
 }
 
+/// Returns the statements of typical searches.
+fn search_statements(conn: &Connection) -> Vec<String> {
+    let mut all = STATE_STATEMENTS.map(str::to_owned).to_vec();
+    for (handler, since_ms) in [(None, None), (Some("h".to_owned()), Some(1))] {
+        let selector =
+            Selector { handler, since_ms, source: Some("a".into()), ..Selector::default() };
+        for (table, blocks, rows) in [
+            (blocks::JOBS, selector.block_filter(true), selector.job_filter()),
+            (blocks::EVENTS, selector.block_filter(false), selector.event_filter()),
+            (blocks::ATTEMPTS_WITH_JOBS, None, selector.job_filter()),
+        ] {
+            let search = BlockSearch::new(conn, table, blocks, rows).unwrap();
+            all.extend(search.row_statements());
+            all.extend(search.blocks_sql.contains("_blocks").then_some(search.blocks_sql));
+        }
+    }
+    all
+}
+
 #[test]
 fn searches_and_views_read_no_table_from_end_to_end() {
     let test = filled_store();
@@ -197,7 +218,7 @@ fn searches_and_views_read_no_table_from_end_to_end() {
         let lines = select.raw_query().mapped(|row| row.get::<_, String>(3));
         lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
     };
-    for sql in crate::store::search::statements(conn).unwrap() {
+    for sql in search_statements(conn) {
         let plan = plan(&sql);
         assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
         let scans: Vec<&str> = plan.lines().filter(|line| line.starts_with("SCAN")).collect();
