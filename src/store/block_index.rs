@@ -6,9 +6,11 @@
 //! stays correct, whatever another process writes; only a rollback makes the writer forget.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
+use super::statements::Statements;
 use crate::domain::{HandlerId, SourceId};
 
 /// The number of ids in a block, as a power of two. Smaller blocks make the index larger; larger ones make
@@ -41,23 +43,19 @@ struct IndexedBlock {
 }
 
 impl IndexedBlock {
-    fn new(block: i64, minute: i64) -> Self {
-        Self { block, min_minute: minute, max_minute: minute }
-    }
-
     fn contains(&self, block: i64, minute: i64) -> bool {
         self.block == block && self.min_minute <= minute && minute <= self.max_minute
     }
 
-    /// Returns the row with the bounds that include `minute`.
-    fn widen(self, block: i64, minute: i64) -> Self {
-        if self.block != block {
-            return Self::new(block, minute);
+    /// Returns the row with the bounds of both, or the other row if it is of another block.
+    fn widen(self, other: Self) -> Self {
+        if self.block != other.block {
+            return other;
         }
         Self {
-            block,
-            min_minute: self.min_minute.min(minute),
-            max_minute: self.max_minute.max(minute),
+            block: self.block,
+            min_minute: self.min_minute.min(other.min_minute),
+            max_minute: self.max_minute.max(other.max_minute),
         }
     }
 }
@@ -81,21 +79,14 @@ impl BlockIndex {
         id: i64,
         received_at_ms: i64,
     ) -> rusqlite::Result<()> {
-        let (block, minute) = (block_of(id), minute_of(received_at_ms));
-        let indexed = self.events.get(&source).copied();
-        if indexed.is_some_and(|indexed| indexed.contains(block, minute)) {
-            return Ok(());
-        }
-        conn.prepare_cached(
-            "INSERT INTO event_blocks (block, source, min_minute, max_minute) VALUES (?1, ?2, ?3, ?3)
-             ON CONFLICT DO UPDATE SET min_minute = min(min_minute, excluded.min_minute),
-               max_minute = max(max_minute, excluded.max_minute)",
-        )?
-        .execute(params![block, source.0, minute])?;
-        let widened = indexed
-            .map_or(IndexedBlock::new(block, minute), |indexed| indexed.widen(block, minute));
-        self.events.insert(source, widened);
-        Ok(())
+        widen(&mut self.events, source, (id, received_at_ms), |block, minute| {
+            conn.change(
+                "INSERT INTO event_blocks (block, source, min_minute, max_minute) VALUES (?1, ?2, ?3, ?3)
+                 ON CONFLICT DO UPDATE SET min_minute = min(min_minute, excluded.min_minute),
+                   max_minute = max(max_minute, excluded.max_minute)",
+                (block, source, minute),
+            )
+        })
     }
 
     /// Adds a job that is inserted in this transaction.
@@ -107,22 +98,15 @@ impl BlockIndex {
         id: i64,
         created_at_ms: i64,
     ) -> rusqlite::Result<()> {
-        let (block, minute) = (block_of(id), minute_of(created_at_ms));
-        let indexed = self.jobs.get(&(handler, source)).copied();
-        if indexed.is_some_and(|indexed| indexed.contains(block, minute)) {
-            return Ok(());
-        }
-        conn.prepare_cached(
-            "INSERT INTO job_blocks (block, handler, source, min_minute, max_minute)
-             VALUES (?1, ?2, ?3, ?4, ?4)
-             ON CONFLICT DO UPDATE SET min_minute = min(min_minute, excluded.min_minute),
-               max_minute = max(max_minute, excluded.max_minute)",
-        )?
-        .execute(params![block, handler.0, source.0, minute])?;
-        let widened = indexed
-            .map_or(IndexedBlock::new(block, minute), |indexed| indexed.widen(block, minute));
-        self.jobs.insert((handler, source), widened);
-        Ok(())
+        widen(&mut self.jobs, (handler, source), (id, created_at_ms), |block, minute| {
+            conn.change(
+                "INSERT INTO job_blocks (block, handler, source, min_minute, max_minute)
+                 VALUES (?1, ?2, ?3, ?4, ?4)
+                 ON CONFLICT DO UPDATE SET min_minute = min(min_minute, excluded.min_minute),
+                   max_minute = max(max_minute, excluded.max_minute)",
+                (block, handler, source, minute),
+            )
+        })
     }
 
     /// Records that a job succeeds in this transaction.
@@ -133,17 +117,9 @@ impl BlockIndex {
         source: SourceId,
         job: i64,
     ) -> rusqlite::Result<()> {
-        let block = block_of(job);
-        if self.succeeded.get(&(handler, source)) == Some(&block) {
-            return Ok(());
-        }
-        conn.prepare_cached(
-            "UPDATE job_blocks SET has_succeeded = 1
-             WHERE block = ?1 AND handler = ?2 AND source = ?3 AND NOT has_succeeded",
-        )?
-        .execute(params![block, handler.0, source.0])?;
-        self.succeeded.insert((handler, source), block);
-        Ok(())
+        let sql = "UPDATE job_blocks SET has_succeeded = 1
+                   WHERE block = ?1 AND handler = ?2 AND source = ?3 AND NOT has_succeeded";
+        add_once(conn, &mut self.succeeded, (handler, source), block_of(job), sql)
     }
 
     /// Adds an attempt that is inserted in this transaction.
@@ -154,20 +130,45 @@ impl BlockIndex {
         source: SourceId,
         id: i64,
     ) -> rusqlite::Result<()> {
-        let block = block_of(id);
-        if self.attempts.get(&(handler, source)) == Some(&block) {
-            return Ok(());
-        }
-        conn.prepare_cached(
-            "INSERT OR IGNORE INTO attempt_blocks (block, handler, source) VALUES (?1, ?2, ?3)",
-        )?
-        .execute(params![block, handler.0, source.0])?;
-        self.attempts.insert((handler, source), block);
-        Ok(())
+        let sql =
+            "INSERT OR IGNORE INTO attempt_blocks (block, handler, source) VALUES (?1, ?2, ?3)";
+        add_once(conn, &mut self.attempts, (handler, source), block_of(id), sql)
     }
 
     /// Forgets all rows after a rollback, because they may not be in the database.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// Writes the row of the block of `id`, unless the row is in the database and its bounds include the time.
+fn widen<K: Copy + Eq + Hash>(
+    known: &mut HashMap<K, IndexedBlock>,
+    key: K,
+    (id, at_ms): (i64, i64),
+    write: impl FnOnce(i64, i64) -> rusqlite::Result<usize>,
+) -> rusqlite::Result<()> {
+    let (block, minute) = (block_of(id), minute_of(at_ms));
+    let indexed = known.get(&key).copied();
+    if !indexed.is_some_and(|indexed| indexed.contains(block, minute)) {
+        write(block, minute)?;
+        let new = IndexedBlock { block, min_minute: minute, max_minute: minute };
+        known.insert(key, indexed.map_or(new, |indexed| indexed.widen(new)));
+    }
+    Ok(())
+}
+
+/// Runs a statement for a block, unless it was the last one of the handler and the source.
+fn add_once(
+    conn: &Connection,
+    known: &mut HashMap<(HandlerId, SourceId), i64>,
+    (handler, source): (HandlerId, SourceId),
+    block: i64,
+    sql: &str,
+) -> rusqlite::Result<()> {
+    if known.get(&(handler, source)) != Some(&block) {
+        conn.change(sql, (block, handler, source))?;
+        known.insert((handler, source), block);
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
+use super::statements::Statements;
 use crate::domain::{EventId, JobId};
 
 /// A job that became dead.
@@ -19,21 +20,12 @@ pub struct DeadJob {
 
 impl DeadJob {
     pub(super) fn load(conn: &Connection, job: JobId) -> rusqlite::Result<Option<Self>> {
-        conn.prepare_cached(
-            "SELECT j.event, s.name, h.name, j.attempt, coalesce(j.reason, '') FROM jobs j
-             JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler WHERE j.id = ?1",
-        )?
-        .query_row([job.0], |row| {
-            Ok(Self {
-                job,
-                event: EventId(row.get(0)?),
-                source: row.get(1)?,
-                handler: row.get(2)?,
-                attempts: row.get(3)?,
-                detail: row.get(4)?,
-            })
+        let sql = "SELECT j.event, s.name, h.name, j.attempt, coalesce(j.reason, '') FROM jobs j
+          JOIN sources s ON s.id = j.source JOIN handlers h ON h.id = j.handler WHERE j.id = ?1";
+        conn.find(sql, [job], |row| {
+            let (event, source, handler, attempts, detail) = row.try_into()?;
+            Ok(Self { job, event, source, handler, attempts, detail })
         })
-        .optional()
     }
 }
 

@@ -1,10 +1,11 @@
 //! The jobs of one event, for `show`. An event may have 100,000 jobs with 128 KiB of output for each attempt,
 //! so these queries count jobs or read a bounded part.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::jobs::transition::{IS_QUEUED, IS_RUNNING, IS_SUCCEEDED, STATE_NAME, is_public};
 use super::queries::{ISO, Rows, VISIBLE, query, waiting_reason};
+use super::statements::Statements;
 use crate::domain::job::PublicState;
 use crate::domain::{EventId, JobId};
 
@@ -47,21 +48,15 @@ pub fn count_by_handler(
          WHERE e.id = ?1 AND {VISIBLE} GROUP BY j.handler ORDER BY h.name",
         sums.join(", ")
     );
-    let mut select = conn.prepare(&sql)?;
-    let rows = select.query_map([event.0], |row| {
+    conn.list(&sql, [event], |row| {
         let mut counts = [0; PublicState::ALL.len()];
         for (index, count) in counts.iter_mut().enumerate() {
             *count = row.get(3 + index)?;
         }
-        let breaker_open_until: Option<i64> = row.get(2)?;
-        Ok(HandlerJobs {
-            handler: row.get(0)?,
-            is_paused: row.get(1)?,
-            breaker_open_until_ms: breaker_open_until.map(|until| until + to_wall_ms),
-            counts,
-        })
-    })?;
-    rows.collect()
+        let (handler, is_paused) = (row.get(0)?, row.get(1)?);
+        let breaker_open_until_ms = row.get::<_, Option<i64>>(2)?.map(|until| until + to_wall_ms);
+        Ok(HandlerJobs { handler, is_paused, breaker_open_until_ms, counts })
+    })
 }
 
 /// A job with the reason why it is dead, cancelled or waiting.
@@ -89,7 +84,7 @@ pub fn for_each_reason(
            AS why FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND NOT {IS_RUNNING} AND NOT {IS_SUCCEEDED}"
     );
     let mut select = conn.prepare(&sql)?;
-    let mut rows = select.query([event.0, to_wall_ms])?;
+    let mut rows = select.query((event, to_wall_ms))?;
     while let Some(row) = rows.next()? {
         if let Some(reason) = row.get(3)? {
             visit(JobReason { job: row.get(0)?, handler: row.get(1)?, state: row.get(2)?, reason });
@@ -111,8 +106,7 @@ pub fn list_jobs(
     let sql = format!(
         "SELECT j.id FROM {JOBS} WHERE e.id = ?1 AND {VISIBLE} AND {condition} ORDER BY j.id"
     );
-    let mut select = conn.prepare(&sql)?;
-    select.query_map([event.0], |row| row.get(0).map(JobId))?.collect()
+    conn.list(&sql, [event], |row| row.get(0))
 }
 
 /// Returns the number of a job's item and its first `max_bytes`, or `None` if the job has no item.
@@ -126,10 +120,8 @@ pub fn load_item_start(
 ) -> rusqlite::Result<Option<(i64, Vec<u8>)>> {
     let sql = "SELECT j.item, substr(i.body, 1, ?2) FROM items i JOIN jobs j ON j.id = i.job
                WHERE i.job = ?1";
-    conn.query_row(sql, (job.0, i64::try_from(max_bytes).unwrap_or(i64::MAX)), |row| {
-        Ok((row.get(0)?, row.get(1)?))
-    })
-    .optional()
+    let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+    conn.find(sql, (job, max_bytes), |row| row.try_into())
 }
 
 /// Returns the number of attempts of a job that have ended.
@@ -137,8 +129,7 @@ pub fn load_item_start(
 /// # Errors
 /// The read failed.
 pub fn count_attempts(conn: &Connection, job: JobId) -> rusqlite::Result<i64> {
-    let sql = "SELECT count(*) FROM attempts WHERE job = ?1";
-    conn.query_row(sql, [job.0], |row| row.get(0))
+    conn.value("SELECT count(*) FROM attempts WHERE job = ?1", [job])
 }
 
 /// Returns up to `limit` attempts of a job with their outputs: those whose number is above `after`, the

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
+use super::statements::Statements;
 use crate::domain::{Event, EventId, Headers, JobId};
 
 /// Loads an event.
@@ -16,7 +17,7 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
            e.note
          FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1",
     )?
-    .query_row([id.0], |row| {
+    .query_row([id], |row| {
         Ok(Event {
             id,
             uid: row.get(0)?,
@@ -38,9 +39,7 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
 /// # Errors
 /// The read failed.
 pub fn load_received_at(conn: &Connection, id: EventId) -> rusqlite::Result<Option<i64>> {
-    conn.prepare_cached("SELECT received_at FROM events WHERE id = ?1")?
-        .query_row([id.0], |row| row.get(0))
-        .optional()
+    conn.find("SELECT received_at FROM events WHERE id = ?1", [id], |row| row.get(0))
 }
 
 /// Loads the item of a job.
@@ -49,7 +48,7 @@ pub fn load_received_at(conn: &Connection, id: EventId) -> rusqlite::Result<Opti
 /// The read failed, or the job has no item.
 pub fn load_item(conn: &Connection, job: JobId) -> rusqlite::Result<Arc<[u8]>> {
     conn.prepare_cached("SELECT body FROM items WHERE job = ?1")?
-        .query_row([job.0], |row| Ok(Arc::from(row.get_ref(0)?.as_bytes()?)))
+        .query_row([job], |row| Ok(Arc::from(row.get_ref(0)?.as_bytes()?)))
 }
 
 /// Returns true if a read failed for a reason that does not depend on the data: no connection, no

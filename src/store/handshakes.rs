@@ -2,7 +2,9 @@
 //! `web/handshake_log.rs` collects them and limits their rate. Beyond `MAX_ROWS` rows the oldest
 //! are deleted.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
+
+use super::statements::Statements;
 
 /// Maximum number of rows.
 pub const MAX_ROWS: i64 = 100_000;
@@ -22,18 +24,11 @@ pub(super) fn write(conn: &Connection, rows: &[HandshakeRecord]) -> rusqlite::Re
     let mut insert = conn.prepare_cached(
         "INSERT INTO handshake_log (at, source, method, ip, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
-    for record in rows {
-        insert.execute(params![
-            record.at_ms,
-            record.source,
-            record.method,
-            record.ip,
-            record.detail
-        ])?;
+    for HandshakeRecord { at_ms, source, method, ip, detail } in rows {
+        insert.execute((at_ms, source, method, ip, detail))?;
     }
     let last = conn.last_insert_rowid();
-    conn.prepare_cached("DELETE FROM handshake_log WHERE id <= ?1")?.execute([last - MAX_ROWS])?;
-    Ok(())
+    conn.change("DELETE FROM handshake_log WHERE id <= ?1", [last - MAX_ROWS]).map(|_| ())
 }
 
 #[cfg(test)]

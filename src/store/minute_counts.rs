@@ -4,6 +4,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::statements::Statements;
 use super::writer_cache::WriterCache;
 use crate::domain::{HandlerId, SourceId};
 
@@ -105,8 +106,8 @@ pub(super) fn write(
     for ((source, handler), counts) in &counts.0 {
         upsert.execute(params![
             minute,
-            source.0,
-            handler.0,
+            source,
+            handler,
             counts.events,
             counts.duplicates,
             counts.rejections,
@@ -124,9 +125,7 @@ pub(super) fn write(
 
 /// Deletes some of the old rows and returns their number.
 fn prune(conn: &Connection, minute: i64) -> rusqlite::Result<usize> {
-    conn.prepare_cached(
-        "DELETE FROM minute_counts WHERE (minute, source, handler) IN
-           (SELECT minute, source, handler FROM minute_counts WHERE minute <= ?1 ORDER BY minute LIMIT ?2)",
-    )?
-    .execute(params![minute - KEPT_MINUTES, i64::try_from(MAX_PRUNED).unwrap_or(i64::MAX)])
+    let sql = "DELETE FROM minute_counts WHERE (minute, source, handler) IN
+      (SELECT minute, source, handler FROM minute_counts WHERE minute <= ?1 ORDER BY minute LIMIT ?2)";
+    conn.change(sql, (minute - KEPT_MINUTES, i64::try_from(MAX_PRUNED).unwrap_or(i64::MAX)))
 }

@@ -93,8 +93,7 @@ pub fn select_events(
     let mut events = SelectedEvents::new();
     let mut count = 0;
     WindowReader { conn, sql, values, bounds }.read(ids, on_progress, &mut |row| {
-        let handler = row.get::<_, Option<i64>>(2)?.map(HandlerId);
-        events.entry((SourceId(row.get(1)?), handler)).or_default().insert(row.get(0)?);
+        events.entry((row.get(1)?, row.get(2)?)).or_default().insert(row.get(0)?);
         count += 1;
         Ok(count)
     })?;
@@ -128,7 +127,7 @@ impl WindowReader<'_> {
         on_progress: &mut OnProgress<'_>,
         on_row: &mut dyn FnMut(&Row<'_>) -> rusqlite::Result<u64>,
     ) -> rusqlite::Result<()> {
-        let bounds = self.conn.query_row(self.bounds, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let bounds = self.conn.query_row(self.bounds, [], |row| row.try_into())?;
         let (Some(lowest), Some(highest)) = bounds else { return Ok(()) };
         let ranges: Vec<RangeInclusive<i64>> = match ids.is_empty() {
             true => vec![lowest..=highest],

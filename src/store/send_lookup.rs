@@ -1,6 +1,8 @@
 //! Finds the event of a request that `hooktrail send` posted. The response contains no event id.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
+
+use super::statements::Statements;
 
 /// The end of the tables `events` and `duplicates` at a point in time.
 #[derive(Clone, Copy, Debug)]
@@ -40,23 +42,15 @@ pub fn find_since(
     source: &str,
     body: &[u8],
 ) -> rusqlite::Result<Option<SentEvent>> {
-    let event = conn
-        .query_row(
-            "SELECT e.id FROM events e JOIN sources s ON s.id = e.source
-             WHERE e.id > ?1 AND s.name = ?2 AND e.body = ?3 ORDER BY e.id LIMIT 1",
-            params![since.event, source, body],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if let Some(event) = event {
+    let sql = "SELECT e.id FROM events e JOIN sources s ON s.id = e.source
+               WHERE e.id > ?1 AND s.name = ?2 AND e.body = ?3 ORDER BY e.id LIMIT 1";
+    if let Some(event) = conn.find(sql, (since.event, source, body), |row| row.get(0))? {
         return Ok(Some(SentEvent { event, is_duplicate: false }));
     }
-    conn.query_row(
-        "SELECT d.event FROM duplicates d JOIN events e ON e.id = d.event
-           JOIN sources s ON s.id = e.source
-         WHERE d.id > ?1 AND s.name = ?2 ORDER BY d.id LIMIT 1",
-        params![since.duplicate, source],
-        |row| Ok(SentEvent { event: row.get(0)?, is_duplicate: true }),
-    )
-    .optional()
+    let sql = "SELECT d.event FROM duplicates d JOIN events e ON e.id = d.event
+                 JOIN sources s ON s.id = e.source
+               WHERE d.id > ?1 AND s.name = ?2 ORDER BY d.id LIMIT 1";
+    conn.find(sql, (since.duplicate, source), |row| {
+        Ok(SentEvent { event: row.get(0)?, is_duplicate: true })
+    })
 }

@@ -9,6 +9,7 @@ use rusqlite::types::Value;
 use super::jobs::transition::{IS_DEAD, IS_INDEXED};
 use super::minute_counts::{self, MINUTES_OF_LAST_HOUR};
 use super::queries::{ISO, Rows, query};
+use super::statements::Statements;
 use crate::clock::MonotonicClock;
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
@@ -77,9 +78,8 @@ fn last_hour_and_offset(clock: MonotonicClock) -> [Value; 2] {
 /// # Errors
 /// The read failed.
 pub fn queued_by_handler(conn: &Connection) -> rusqlite::Result<HashMap<String, i64>> {
-    let mut select =
-        conn.prepare("SELECT handler, jobs FROM queue_depth WHERE state IS 'queued'")?;
-    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    let sql = "SELECT handler, jobs FROM queue_depth WHERE state IS 'queued'";
+    conn.list(sql, [], |row| row.try_into())
 }
 
 /// The state of the queue and of the handlers, for `status`.
@@ -108,34 +108,25 @@ impl DatabaseSummary {
 /// # Errors
 /// The read failed.
 pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<DatabaseSummary> {
+    let sql = "SELECT handler, state IS 'queued', jobs,
+                 CAST(round(unixepoch(oldest_at, 'subsec') * 1000) AS INTEGER) FROM queue_depth";
+    let depths: Vec<(String, bool, i64, Option<i64>)> = conn.list(sql, [], |row| row.try_into())?;
     let mut summary = DatabaseSummary::default();
-    let mut select = conn.prepare(
-        "SELECT handler, state IS 'queued', jobs, CAST(round(unixepoch(oldest_at, 'subsec') * 1000) AS INTEGER)
-         FROM queue_depth",
-    )?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let (is_queued, jobs): (bool, i64) = (row.get(1)?, row.get(2)?);
+    for (handler, is_queued, jobs, oldest_at_ms) in depths {
         if is_queued {
-            summary.queued_by_handler.insert(row.get(0)?, jobs);
-            let oldest_at_ms: Option<i64> = row.get(3)?;
+            summary.queued_by_handler.insert(handler, jobs);
             summary.oldest_queued_at_ms =
                 summary.oldest_queued_at_ms.into_iter().chain(oldest_at_ms).min();
         } else {
             summary.running += jobs;
         }
     }
-    summary.dead =
-        conn.query_row(formatcp!("SELECT count(*) FROM jobs WHERE {IS_DEAD}"), [], |row| {
-            row.get(0)
-        })?;
-    let mut select = conn.prepare(
-        "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL ORDER BY name",
-    )?;
-    let open_breakers =
-        select.query_map([], |row| Ok((row.get(0)?, clock.to_wall_ms(row.get(1)?))))?;
-    summary.open_breakers = open_breakers.collect::<rusqlite::Result<_>>()?;
-    let mut select = conn.prepare("SELECT name FROM handlers WHERE paused ORDER BY name")?;
-    summary.paused = select.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    summary.dead = conn.value(formatcp!("SELECT count(*) FROM jobs WHERE {IS_DEAD}"), [])?;
+    let sql = "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL
+               ORDER BY name";
+    summary.open_breakers =
+        conn.list(sql, [], |row| Ok((row.get(0)?, clock.to_wall_ms(row.get(1)?))))?;
+    let sql = "SELECT name FROM handlers WHERE paused ORDER BY name";
+    summary.paused = conn.list(sql, [], |row| row.get(0))?;
     Ok(summary)
 }

@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row};
 
 use super::block_index::BlockIndex;
+use super::statements::Statements;
 use crate::clock::MonotonicClock;
 use crate::domain::breaker::BreakerState;
 use crate::domain::{self, HandlerId, SourceId};
@@ -112,14 +113,11 @@ impl WriterCache {
     /// # Errors
     /// The read failed.
     pub fn reload(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        self.counters = conn
-            .prepare_cached("SELECT event, job, attempt, replay FROM counters")?
-            .query_row([], |row| {
-                let (event, job) = (row.get(0)?, row.get(1)?);
-                Ok(Counters { event, job, attempt: row.get(2)?, replay: row.get(3)? })
-            })?;
-        self.rejection_rows =
-            conn.query_row("SELECT count(*) FROM rejected_requests", [], |row| row.get(0))?;
+        let sql = "SELECT event, job, attempt, replay FROM counters";
+        let (event, job, attempt, replay) =
+            conn.prepare_cached(sql)?.query_row([], |row| row.try_into())?;
+        self.counters = Counters { event, job, attempt, replay };
+        self.rejection_rows = conn.value("SELECT count(*) FROM rejected_requests", [])?;
         self.reload_config_tables(conn)
     }
 
@@ -129,21 +127,15 @@ impl WriterCache {
     /// The read failed.
     pub(super) fn reload_config_tables(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         self.reload_handlers(conn)?;
-        self.alert_source = conn
-            .prepare_cached("SELECT value FROM meta WHERE name = 'alerts'")?
-            .query_row([], |row| row.get::<_, Option<i64>>(0))
-            .optional()?
-            .flatten()
-            .map(SourceId);
-        let mut select = conn.prepare_cached(
+        let sql = "SELECT value FROM meta WHERE name = 'alerts'";
+        self.alert_source = conn.find(sql, [], |row| row.get(0))?.flatten();
+        let sql =
             "SELECT id, has_accepted IS NOT NULL, is_silent IS NOT NULL, is_rejecting IS NOT NULL
-             FROM sources",
-        )?;
-        let rows = select.query_map([], |row| {
-            let (has_accepted, is_silent, is_rejecting) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok((SourceId(row.get(0)?), SourceStatus { has_accepted, is_silent, is_rejecting }))
+                   FROM sources";
+        self.source_status = conn.list(sql, [], |row| {
+            let (source, has_accepted, is_silent, is_rejecting) = row.try_into()?;
+            Ok((source, SourceStatus { has_accepted, is_silent, is_rejecting }))
         })?;
-        self.source_status = rows.collect::<rusqlite::Result<_>>()?;
         Ok(())
     }
 
@@ -160,7 +152,7 @@ impl WriterCache {
         self.idle.clear();
         self.breakers.clear();
         while let Some(row) = rows.next()? {
-            let handler = HandlerId(row.get(3)?);
+            let handler = row.get(3)?;
             let idle =
                 IdleTime { total_ms: row.get(4)?, since_ms: row.get(5)?, is_paused: row.get(6)? };
             self.idle.insert(handler, idle);
@@ -175,9 +167,8 @@ impl WriterCache {
     /// The write failed.
     pub fn write_counters(&self, conn: &Connection) -> rusqlite::Result<()> {
         let Counters { event, job, attempt, replay } = self.counters;
-        conn.prepare_cached("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4")?
-            .execute(params![event, job, attempt, replay])?;
-        Ok(())
+        let sql = "UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4";
+        conn.change(sql, [event, job, attempt, replay]).map(|_| ())
     }
 
     /// Returns the handler's clock. It stops while the handler is paused or its circuit breaker is
@@ -207,8 +198,7 @@ impl WriterCache {
         if ip.is_empty() || self.known_ips.contains(&*network) {
             return Ok(());
         }
-        conn.prepare_cached("INSERT OR IGNORE INTO accepted_ips VALUES (?1)")?
-            .execute([&*network])?;
+        conn.change("INSERT OR IGNORE INTO accepted_ips VALUES (?1)", [&*network])?;
         if self.known_ips.len() >= MAX_KNOWN_IPS {
             self.known_ips.clear();
         }
