@@ -84,7 +84,7 @@ impl<'c> StateSearch<'c> {
         let source: Option<i64> = find_id("sources", &selector.source)?;
         let sql = "SELECT id FROM handlers WHERE ?1 IS NULL OR id = ?1";
         let handlers: Vec<i64> = conn.list(sql, [handler], |row| row.get(0))?;
-        let of_state = |(&first_value, &handler): (&i64, &i64)| JobStream {
+        let to_stream = |(&first_value, &handler): (&i64, &i64)| JobStream {
             statements: STATE_STATEMENTS,
             first_value,
             handler: Some(handler),
@@ -92,7 +92,7 @@ impl<'c> StateSearch<'c> {
             last_id: i64::MAX,
         };
         let pairs = states.iter().flat_map(|state| handlers.iter().map(move |id| (state, id)));
-        let mut streams: Vec<JobStream> = pairs.map(of_state).collect();
+        let mut streams: Vec<JobStream> = pairs.map(to_stream).collect();
         if matches!(selector.state, Some(PublicState::Queued)) {
             let sql = "SELECT next_job, last_job FROM expansions WHERE is_visible";
             let ranges: Vec<(i64, i64)> = conn.list(sql, [], |row| row.try_into())?;
