@@ -21,7 +21,7 @@ use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
-use crate::process::{self, GRACE};
+use crate::process::{self, GRACE, Supervisor};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
 use crate::store::handle::{Health, WriterHandle, WriterHealth};
@@ -191,6 +191,7 @@ struct Server {
     owner: Owner,
     config: ArcSwap<Config>,
     intake_state: Arc<IntakeState>,
+    supervisor: Arc<Supervisor>,
     running: Arc<RunningJobs>,
     source_counters: Arc<SourceCounters>,
     paths: SourcePaths,
@@ -216,9 +217,9 @@ impl Server {
         prepared: PreparedStart,
         owner: &Owner,
     ) -> Result<Self, ExitError> {
-        let PreparedStart { started_at, store, registry, sockets } = prepared;
+        let PreparedStart { started_at, store, registry, sockets, supervisor } = prepared;
         let sockets = (sockets, files::connections_max(&config, files_max));
-        let server = Self::run(config, store, &registry, secrets, sockets, owner)
+        let server = Self::run(config, store, &registry, secrets, sockets, owner, supervisor)
             .map_err(ExitError::other)?;
         for line in web::startup_banner(&server.config.load(), &server.intake) {
             log::info!("{line}");
@@ -235,6 +236,7 @@ impl Server {
         (secrets, redactor): (&Secrets, Arc<Redactor>),
         (sockets, connections_max): (web::Sockets, usize),
         owner: &Owner,
+        supervisor: Arc<Supervisor>,
     ) -> anyhow::Result<Self> {
         let health = Arc::<WriterHealth>::default();
         let running = Arc::<RunningJobs>::default();
@@ -243,11 +245,10 @@ impl Server {
         let intake_deferrals = Arc::clone(&deferrals);
         let workers = config.workers.threads;
         let readers = store::read_pool(&store, u32::try_from(workers + 3)?)?;
-        let (database_id, clock, database) =
-            (store.database_id.clone(), store.clock, store.path.clone());
+        let (clock, database) = (store.clock, store.path.clone());
         let counters =
             source_counters.set_watched(&web::sources_with_queue_limit(&config, registry));
-        let task_builder = build_task_builder(&config, readers.clone(), database_id, &database);
+        let task_builder = build_task_builder(&config, readers.clone(), &supervisor, &database);
         let paths = Arc::clone(&task_builder.paths);
         let expressions = task_builder.expressions.clone();
 
@@ -330,6 +331,7 @@ impl Server {
             owner: owner.clone(),
             config: ArcSwap::from_pointee(config),
             intake_state: shared_intake,
+            supervisor,
             running,
             source_counters,
             paths,
@@ -434,7 +436,7 @@ impl Server {
         }
         // Before intake: a persistent process may take time to end after its input has ended.
         self.handlers.load().values().for_each(|handler| handler.runner.close());
-        process::wait_for_drained(GRACE * 2);
+        self.supervisor.wait_for_runs(GRACE * 2);
         self.intake.stop(&self.intake_state);
         let (stop_maintenance, maintenance_thread) = self.maintenance;
         drop(stop_maintenance);
@@ -449,7 +451,7 @@ impl Server {
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }
-        process::wait_for_drained(GRACE * 2);
+        self.supervisor.wait_for_runs(GRACE * 2);
         self.failure_log.log_counts(true);
         log::info!("stopped");
     }
@@ -467,14 +469,14 @@ impl Server {
 fn build_task_builder(
     config: &Config,
     readers: ReadPool,
-    database_id: String,
+    supervisor: &Arc<Supervisor>,
     database: &Path,
 ) -> TaskBuilder {
     // Large items are written beside the database: the folder for temporary files may be in memory.
     let folder = database.parent().unwrap_or(Path::new("."));
-    let expressions = EvaluatorPool::new(folder, &database_id);
+    let expressions = EvaluatorPool::new(folder, supervisor);
     let paths = SourcePaths::new(ArcSwap::from_pointee(source_paths(config)));
-    TaskBuilder { readers, expressions, paths, database_id }
+    TaskBuilder { readers, expressions, paths, supervisor: Arc::clone(supervisor) }
 }
 
 /// Returns what to do after a fatal error of the store. Senders get 503 for a moment, the log says why,

@@ -35,7 +35,7 @@ pub mod handler {
 }
 
 pub mod process {
-    pub use crate::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
+    pub use crate::process::{CancelToken, GRACE, Supervisor};
 }
 
 pub mod scheduler {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::config::{Config, Retry};
 use crate::domain::{AttemptResult, HandlerId, Outcome};
-use crate::process;
+use crate::process::Supervisor;
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::Store;
 use crate::store::jobs::queue::{self, InterruptedJob};
@@ -24,8 +24,9 @@ pub fn recover_after_crash(
     store: &Store,
     config: &Config,
     registry: &Registry,
+    supervisor: &Supervisor,
 ) -> anyhow::Result<usize> {
-    let orphans = process::kill_run(&format!("{}.", store.database_id));
+    let orphans = supervisor.kill_earlier_runs();
     if orphans > 0 {
         log::warn!("killed {orphans} processes that an earlier server had left");
     }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use hooktrail::internals::expression::{
     EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions,
 };
+use hooktrail::internals::process::Supervisor;
 
 use crate::BODY;
 
@@ -42,7 +43,8 @@ pub fn run(binary: &Path) -> anyhow::Result<()> {
         measure(when, 1, || drop(black_box(expressions.evaluate_inline(black_box(&context)))));
     }
     let binary = binary.canonicalize().with_context(|| format!("{}", binary.display()))?;
-    let pool = EvaluatorPool::with_program(&binary, &std::env::temp_dir(), "bench");
+    let pool =
+        EvaluatorPool::with_program(&binary, &std::env::temp_dir(), &Supervisor::new("bench"));
     for when in [".form_id | length > 0", "[.. | strings] | length > 0"] {
         let expressions = expressions(when);
         measure(&format!("{when}, by an evaluator process, alone"), 1, || {

@@ -10,13 +10,14 @@ use anyhow::ensure;
 use hooktrail::internals::config::{self, Command, HandlerKind, Mode};
 use hooktrail::internals::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::internals::handler::{Task, runner_for};
-use hooktrail::internals::process::{CancelToken, GRACE, become_subreaper, wait_for_drained};
+use hooktrail::internals::process::{CancelToken, GRACE, Supervisor};
 
 use crate::BODY;
 
 pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<()> {
     let length = Duration::from_secs_f64(seconds);
-    become_subreaper()?;
+    let supervisor = Supervisor::new(&format!("bench{}", std::process::id()));
+    supervisor.become_subreaper()?;
     let mut settings = config::Handler::with_defaults("stream", Path::new("."));
     settings.kind = HandlerKind::Command(Command {
         args: command,
@@ -30,8 +31,9 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
     std::thread::scope(|scope| {
         for thread in 1..=threads {
             let (stream, settings, good, bad) = (&stream, &settings, &good, &bad);
+            let supervisor = &supervisor;
             scope.spawn(move || -> std::io::Result<()> {
-                let (mut task, stop) = (task(settings), CancelToken::new()?);
+                let (mut task, stop) = (task(settings, supervisor), CancelToken::new()?);
                 while Instant::now() < end {
                     task.claim.job.0 += thread;
                     let succeeded = stream.run(&task, &stop).outcome == Outcome::Succeeded;
@@ -43,14 +45,14 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
         }
     });
     stream.close();
-    ensure!(wait_for_drained(GRACE * 2), "a process still runs");
+    ensure!(supervisor.wait_for_runs(GRACE * 2), "a process still runs");
     let (good, bad) = (good.into_inner(), bad.into_inner());
     let rate = good as f64 / length.as_secs_f64();
     println!(r#"{{"rate": {rate:.1}, "good": {good}, "bad": {bad}}}"#);
     Ok(())
 }
 
-fn task(handler: &Arc<config::Handler>) -> Task {
+fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
     let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
     let event = Event {
         id: EventId(1),
@@ -80,7 +82,7 @@ fn task(handler: &Arc<config::Handler>) -> Task {
         is_json_input: false,
         max_attempts: 40,
         idempotency_key: "the-key".to_owned(),
-        run_id: format!("bench{}.1.1", std::process::id()),
+        supervisor: Arc::clone(supervisor),
         event: Arc::new(event),
     }
 }

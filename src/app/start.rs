@@ -17,6 +17,7 @@ use signal_hook::iterator::Signals;
 use super::ExitError;
 use super::handlers::registration_names;
 use crate::config::Config;
+use crate::process::Supervisor;
 use crate::store::registry::Registry;
 use crate::store::transaction_end::write_directly;
 use crate::store::{
@@ -24,7 +25,7 @@ use crate::store::{
 };
 use crate::web::standby::Standby;
 use crate::web::{self, Sockets};
-use crate::{notify, process, recovery};
+use crate::{notify, recovery};
 
 /// A start that takes longer than this answers 503. A usual start lets connections wait.
 const STANDBY_AFTER: Duration = Duration::from_secs(1);
@@ -96,6 +97,7 @@ pub(super) struct PreparedStart {
     pub store: Store,
     pub registry: Registry,
     pub sockets: Sockets,
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// Locks, opens and recovers the database. Returns `None` if a signal ended the wait.
@@ -130,9 +132,10 @@ pub(super) fn prepare(
     }
     loop {
         match open(config, owner) {
-            Ok((store, registry)) => {
+            Ok((store, registry, supervisor)) => {
                 standby.stop();
-                return Ok(Some(PreparedStart { started_at, store, registry, sockets }));
+                let prepared = PreparedStart { started_at, store, registry, sockets, supervisor };
+                return Ok(Some(prepared));
             }
             Err(error) => wait_log.log(error)?,
         }
@@ -209,7 +212,7 @@ fn delay_after_failures(
 
 /// Opens, checks and recovers the database. The write-ahead log is copied into the file and synced first:
 /// after a failed sync of an earlier process, the log's pages may not be on disk until then.
-fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> {
+fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry, Arc<Supervisor>), OpenError> {
     let lock = owner.lock.get().ok_or_else(|| OpenError::Other("there is no lock".to_owned()))?;
     let path = lock.path();
     let store = store::open(&config.store.path, config.store.durability)?;
@@ -224,17 +227,18 @@ fn open(config: &Config, owner: &Owner) -> Result<(Store, Registry), OpenError> 
                 path.display()
             );
         }
-        process::become_subreaper()?;
+        let supervisor = Supervisor::new(&store.database_id);
+        supervisor.become_subreaper()?;
         let registry = register(&store, config)?;
-        let interrupted = recovery::recover_after_crash(&store, config, &registry)?;
+        let interrupted = recovery::recover_after_crash(&store, config, &registry, &supervisor)?;
         if interrupted > 0 {
             log::warn!("{interrupted} jobs were running when the server ended: they are retried");
         }
-        Ok(registry)
+        Ok((registry, supervisor))
     };
-    let registry = recover().map_err(|e| store::open_error_text(path, &e))?;
+    let (registry, supervisor) = recover().map_err(|e| store::open_error_text(path, &e))?;
     warn_about_rescued(path);
-    Ok((store, registry))
+    Ok((store, registry, supervisor))
 }
 
 fn warn_about_rescued(path: &Path) {

@@ -20,7 +20,7 @@ use crate::expression::{
 };
 use crate::handler::HandlerRuntime;
 use crate::planner::JobPlanner;
-use crate::process::{self, CancelToken};
+use crate::process::{CancelToken, GRACE, Supervisor};
 use crate::store::jobs::ClaimedJob;
 use crate::store::{self, Store, event_reads, queries};
 use crate::worker::task_builder::TaskBuilder;
@@ -73,7 +73,7 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
     let outputs = match (&args.input, loaded) {
         (Some(file), _) if args.is_for_file() => {
             let body = read_body(file)?;
-            let pool = EvaluatorPool::new(&std::env::temp_dir(), &cli_run_id(""));
+            let pool = EvaluatorPool::new(&std::env::temp_dir(), &supervisor(""));
             let context = EventContext {
                 body: &body,
                 content_type: args.content_type.as_deref(),
@@ -123,23 +123,22 @@ fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {
     Ok(body)
 }
 
-/// Returns the id that marks processes started by this command. It differs from the database's own id, so a
-/// server that starts meanwhile does not kill them as orphans.
-fn cli_run_id(database_id: &str) -> String {
-    format!("cli.{}.{database_id}", std::process::id())
+/// Creates the owner of the processes that this command starts. Its id differs from the database's own id,
+/// so a server that starts meanwhile does not kill them as orphans.
+fn supervisor(database_id: &str) -> Arc<Supervisor> {
+    Supervisor::new(&format!("cli.{}.{database_id}", std::process::id()))
 }
 
 /// Makes a task builder for the configuration: it evaluates expressions and prepares the inputs of handlers.
 pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
     let readers = store::read_pool(store, 1).map_err(runtime_error)?;
-    let expressions = EvaluatorPool::new(
-        store.path.parent().unwrap_or(Path::new(".")),
-        &cli_run_id(&store.database_id),
-    );
+    let supervisor = supervisor(&store.database_id);
+    let folder = store.path.parent().unwrap_or(Path::new("."));
+    let expressions = EvaluatorPool::new(folder, &supervisor);
     let paths =
         loaded.config.sources.iter().map(|source| (source.name.clone(), source.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
-    Ok(TaskBuilder { readers, expressions, paths, database_id: cli_run_id(&store.database_id) })
+    Ok(TaskBuilder { readers, expressions, paths, supervisor })
 }
 
 fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
@@ -284,7 +283,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let event = load_event(&store, args.event)?;
     let builder = task_builder(loaded, &store)?;
     let runtime = app::build_handler(handler, &secrets);
-    process::become_subreaper().map_err(runtime_error)?;
+    builder.supervisor.become_subreaper().map_err(runtime_error)?;
     let job = queries::find_newest_job(&store.conn, event.id, name).map_err(runtime_error)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
     let claimed = |item| ClaimedJob {
@@ -328,7 +327,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         Ok(Some(_)) => all_succeeded = run_one(&builder, &claimed(None), &runtime, &event, None)?,
     }
     runtime.runner.close();
-    process::wait_for_drained(process::GRACE * 2);
+    builder.supervisor.wait_for_runs(GRACE * 2);
     if all_succeeded { Ok(()) } else { Err(ExitError { code: 1, text: String::new() }) }
 }
 

@@ -18,7 +18,7 @@ use super::pending::PendingRequest;
 use super::protocol::Encoder;
 use super::queue::{EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, RequestKind};
 use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NO_OUTPUT, evaluator_main};
-use crate::process::CommandSpec;
+use crate::process::{CommandSpec, Supervisor};
 
 /// No process was free in time, or too many requests wait. The response is 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,22 +51,23 @@ impl fmt::Debug for EvaluatorPool {
 }
 
 impl EvaluatorPool {
-    /// Creates a pool. `folder`: for the unnamed files of large items. `run_id`: identifies
-    /// the processes (`HOOKTRAIL_RUN_ID`).
-    pub fn new(folder: &Path, run_id: &str) -> Self {
+    /// Creates a pool. `folder`: for the unnamed files of large items. `supervisor`: owns the
+    /// processes.
+    pub fn new(folder: &Path, supervisor: &Arc<Supervisor>) -> Self {
         // The running binary, even if its file was replaced.
-        Self::with_program(Path::new("/proc/self/exe"), folder, run_id)
+        Self::with_program(Path::new("/proc/self/exe"), folder, supervisor)
     }
 
     /// Creates a pool of another binary, for tests.
-    pub fn with_program(path: &Path, folder: &Path, run_id: &str) -> Self {
+    pub fn with_program(path: &Path, folder: &Path, supervisor: &Arc<Supervisor>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let program = CommandSpec {
             path: path.to_owned(),
             args: vec!["hooktrail".to_owned(), evaluator_main::COMMAND.to_owned()],
             env: Vec::new(),
             directory: PathBuf::from("/"),
-            run_id: format!("{run_id}.expression"),
+            run_id: supervisor.run_id("expression"),
+            supervisor: Arc::clone(supervisor),
         };
         Self(Arc::new(EvaluatorPoolInner {
             queue: Arc::new(EvaluationQueue::new(processors.clamp(2, 4))),

@@ -11,7 +11,7 @@ use super::line_protocol::PendingResponses;
 use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{
-    self, CancelToken, Deadline, Directive, EndReason, ExitReason, ExitReport, GRACE, LineProcess,
+    self, CancelToken, Deadline, Directive, EndReason, ExitReport, GRACE, LineProcess,
     StderrCapture, StopSignal,
 };
 
@@ -46,22 +46,15 @@ impl HandlerRunner for BatchRunner {
         on_result: &mut dyn FnMut(usize, AttemptResult),
     ) {
         let Some(first) = tasks.first() else { return };
-        let mut report_all = |result: &AttemptResult| {
-            (0..tasks.len()).for_each(|index| on_result(index, result.clone()))
-        };
         let started = process::start_when_possible(stop, || {
             let command = command_spec::for_long_lived(first, "batch")?;
             LineProcess::start(command, first.handler.max_output_bytes)
         });
         match started {
             Ok(process) => self.run_on(process, tasks, stop, on_result),
-            Err(ExitReason::Stopped) => {
-                report_all(&AttemptResult::new(Outcome::Interrupted, "stopped"))
-            }
-            Err(ExitReason::Shortage(reason)) => report_all(&super::shortage_result(&reason)),
             Err(exit) => {
-                let (outcome, _, exit_text) = command::map_exit(&exit);
-                report_all(&AttemptResult::new(outcome, exit_text));
+                let result = super::start_failure(exit);
+                (0..tasks.len()).for_each(|index| on_result(index, result.clone()));
             }
         }
     }

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use super::detail_text::{self, MAX_DETAIL_CHARS, stderr_line};
-use super::{HandlerRunner, Task, command_spec};
+use super::{HandlerRunner, Task, command, command_spec};
 use crate::clock;
 use crate::config::duration_text;
 use crate::domain::{AttemptResult, Outcome};
@@ -23,16 +23,7 @@ mod tests;
 
 /// Runs CGI scripts.
 #[derive(Clone, Copy, Debug)]
-pub struct CgiRunner {
-    /// The time between SIGTERM and SIGKILL.
-    pub grace: Duration,
-}
-
-impl Default for CgiRunner {
-    fn default() -> Self {
-        Self { grace: GRACE }
-    }
-}
+pub struct CgiRunner;
 
 impl HandlerRunner for CgiRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
@@ -42,13 +33,11 @@ impl HandlerRunner for CgiRunner {
                 command.env.extend(without_overridden(task, variables));
                 command
             }
-            Err(reason) => {
-                return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
-            }
+            Err(reason) => return super::start_failure(ExitReason::NotStarted(reason)),
         };
         let limits = RunLimits {
             timeout: task.handler.timeout,
-            grace: self.grace,
+            grace: GRACE,
             max_output_bytes: task.handler.max_output_bytes,
             max_stdout_start_bytes: head::MAX_HEAD_BYTES + MAX_DETAIL_CHARS * 4,
         };
@@ -87,20 +76,13 @@ fn attempt_result(run: RunResult, timeout: Duration) -> AttemptResult {
                 result_with_stderr(Outcome::Failed, format!("exit 0: no header block: {reason}"))
             }
         },
-        ExitReason::Code(code) => result_with_stderr(Outcome::Failed, format!("exit {code}")),
-        ExitReason::Signal(signal) => {
-            result_with_stderr(Outcome::Failed, format!("signal {signal}"))
-        }
         ExitReason::TimedOut => {
             result_with_stderr(Outcome::TimedOut, format!("timeout {}", duration_text(timeout)))
         }
-        ExitReason::Stopped => result_with_stderr(Outcome::Interrupted, "stopped".to_owned()),
-        ExitReason::NotStarted(reason) => {
-            result_with_stderr(Outcome::Failed, format!("not started: {reason}"))
-        }
         ExitReason::Shortage(reason) => super::shortage_result(&reason),
-        ExitReason::Unknown(reason) => {
-            result_with_stderr(Outcome::Failed, format!("exit unknown: {reason}"))
+        exit => {
+            let (outcome, _, exit_text) = command::map_exit(&exit);
+            result_with_stderr(outcome, exit_text)
         }
     };
     AttemptResult { stdout: run.stdout, stderr: run.stderr, ..result }

@@ -22,28 +22,17 @@ const EXIT_DEAD: i32 = 65;
 
 /// Runs commands with one process for each job.
 #[derive(Clone, Copy, Debug)]
-pub struct CommandRunner {
-    /// The time between SIGTERM and SIGKILL.
-    pub grace: Duration,
-}
-
-impl Default for CommandRunner {
-    fn default() -> Self {
-        Self { grace: GRACE }
-    }
-}
+pub struct CommandRunner;
 
 impl HandlerRunner for CommandRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let command = match command_spec::for_task(task, command_spec::build_environment(task)) {
             Ok(command) => command,
-            Err(reason) => {
-                return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
-            }
+            Err(reason) => return super::start_failure(ExitReason::NotStarted(reason)),
         };
         let limits = RunLimits {
             timeout: task.handler.timeout,
-            grace: self.grace,
+            grace: GRACE,
             max_output_bytes: task.handler.max_output_bytes,
             max_stdout_start_bytes: 0,
         };
@@ -61,7 +50,6 @@ fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -
         ExitReason::TimedOut => {
             (Outcome::TimedOut, false, format!("timeout {}", duration_text(timeout)))
         }
-        ExitReason::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
         ExitReason::Code(_) | ExitReason::Signal(_) if control.deferred.is_some() => {
             (Outcome::Deferred, false, "deferred".to_owned())
         }
@@ -80,8 +68,7 @@ fn attempt_result(run: RunResult, control: ControlMessages, timeout: Duration) -
     }
 }
 
-/// Maps an exit that the server did not cause to the outcome, whether it is permanent, and its
-/// text.
+/// Maps an exit to the outcome, whether it is permanent, and its text.
 pub(super) fn map_exit(exit: &ExitReason) -> (Outcome, bool, String) {
     match exit {
         ExitReason::Code(0) => (Outcome::Succeeded, false, "exit 0".to_owned()),
@@ -91,8 +78,7 @@ pub(super) fn map_exit(exit: &ExitReason) -> (Outcome, bool, String) {
             (Outcome::Failed, false, format!("not started: {reason}"))
         }
         ExitReason::Unknown(reason) => (Outcome::Failed, false, format!("exit unknown: {reason}")),
-        ExitReason::TimedOut | ExitReason::Stopped => {
-            (Outcome::Failed, false, "ended by the server".to_owned())
-        }
+        ExitReason::TimedOut => (Outcome::TimedOut, false, "timeout".to_owned()),
+        ExitReason::Stopped => (Outcome::Interrupted, false, "stopped".to_owned()),
     }
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Task, job_line};
 use crate::process::CommandSpec;
@@ -19,7 +20,9 @@ pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec
     let config::Command { args, directory, .. } = command.ok_or("no command")?;
     let path = look_up(&args[0], &env, directory)?;
     let (args, directory) = (args.clone(), directory.clone());
-    Ok(CommandSpec { path, args, env, directory, run_id: task.run_id.clone() })
+    let run_id = task.supervisor.run_id(&format!("{}.{}", task.claim.job, task.claim.attempt));
+    let supervisor = Arc::clone(&task.supervisor);
+    Ok(CommandSpec { path, args, env, directory, run_id, supervisor })
 }
 
 /// Builds the command of a process that runs many attempts. Its environment contains no event, and
@@ -27,8 +30,7 @@ pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec
 pub fn for_long_lived(task: &Task, mode: &str) -> Result<CommandSpec, String> {
     let mut env = base_environment(task);
     env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
-    let database_id = task.run_id.split('.').next().unwrap_or_default();
-    Ok(CommandSpec { run_id: format!("{database_id}.{mode}"), ..for_task(task, env)? })
+    Ok(CommandSpec { run_id: task.supervisor.run_id(mode), ..for_task(task, env)? })
 }
 
 /// Returns the variables that every process of a handler gets.

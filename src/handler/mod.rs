@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::config::{self, HandlerKind, Mode};
 use crate::domain::{AttemptResult, Claim, Event, Outcome};
-use crate::process::CancelToken;
+use crate::process::{CancelToken, ExitReason, Supervisor};
 
 pub mod batch;
 pub mod cgi;
@@ -85,9 +85,8 @@ pub struct Task {
     pub max_attempts: u32,
     /// The idempotency key (`HOOKTRAIL_IDEMPOTENCY_KEY`): the same for every attempt of a job.
     pub idempotency_key: String,
-    /// The run id (`HOOKTRAIL_RUN_ID`): the database id, the job and the attempt. It is in the
-    /// environment of the process, so that the process and its orphans can be found and killed.
-    pub run_id: String,
+    /// The owner of the processes that the attempt starts.
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// The delay of a job that did not start because of a shortage.
@@ -102,6 +101,15 @@ pub fn shortage_result(reason: &str) -> AttemptResult {
         retry_after: Some(SHORTAGE_RETRY_DELAY),
         ..AttemptResult::new(Outcome::Interrupted, detail)
     }
+}
+
+/// Makes the result of an attempt whose process did not start.
+fn start_failure(exit: ExitReason) -> AttemptResult {
+    if let ExitReason::Shortage(reason) = &exit {
+        return shortage_result(reason);
+    }
+    let (outcome, _, exit_text) = command::map_exit(&exit);
+    AttemptResult::new(outcome, exit_text)
 }
 
 /// Runs the attempts of one kind of handler.
@@ -129,7 +137,7 @@ pub trait HandlerRunner: Send + Sync {
         }
     }
 
-    /// Ends idle processes without waiting for them (`process::wait_for_drained` waits). Called
+    /// Ends idle processes without waiting for them (`Supervisor::wait_for_runs` waits). Called
     /// when a reload replaces the handler and when the server stops. Running attempts continue.
     fn close(&self) {}
 }
@@ -139,10 +147,10 @@ pub fn runner_for(settings: &config::Handler) -> Box<dyn HandlerRunner> {
     match &settings.kind {
         HandlerKind::Url(_) => Box::new(url::UrlRunner::new(settings)),
         HandlerKind::Command(command) => match command.mode {
-            Mode::Each => Box::new(command::CommandRunner::default()),
+            Mode::Each => Box::new(command::CommandRunner),
             Mode::Stream => Box::new(stream::StreamRunner::new(settings)),
             Mode::Batch(_) => Box::new(batch::BatchRunner::default()),
-            Mode::Cgi => Box::new(cgi::CgiRunner::default()),
+            Mode::Cgi => Box::new(cgi::CgiRunner),
         },
     }
 }

@@ -11,8 +11,8 @@ use super::{HandlerRunner, Task, command, command_spec, job_line};
 use crate::config;
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{
-    CancelToken, Deadline, Directive, EndReason, ExitReason, GRACE, LineProcess, ProcessPool,
-    ProtocolEvent, StopSignal,
+    CancelToken, Deadline, Directive, EndReason, GRACE, LineProcess, ProcessPool, ProtocolEvent,
+    StopSignal,
 };
 
 #[cfg(test)]
@@ -37,11 +37,7 @@ impl HandlerRunner for StreamRunner {
         loop {
             let process = match self.pool.acquire(stop, task.handler.max_output_bytes, &command) {
                 Ok(process) => process,
-                Err(ExitReason::NotStarted(reason)) => {
-                    return AttemptResult::new(Outcome::Failed, format!("not started: {reason}"));
-                }
-                Err(ExitReason::Shortage(reason)) => return super::shortage_result(&reason),
-                Err(_) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
+                Err(exit) => return super::start_failure(exit),
             };
             if let Some(result) = self.run_on(process, task, stop) {
                 return result;

@@ -2,16 +2,25 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{EventId, Headers, JobId};
-use crate::process::become_subreaper;
+use crate::process::Supervisor;
 
-/// Builds attempt 3 of job 7 of event 42 for handler `crm`, with changed settings.
+/// Builds attempt 3 of job 7 of event 42 for handler `crm`, with changed settings. Its processes have
+/// their own supervisor.
 pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
+    static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = LAST_NUMBER.fetch_add(1, Ordering::Relaxed);
+    let id = format!("sample{}-{number}", std::process::id());
+    sample_task_of(&Supervisor::new(&id), change)
+}
+
+fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config::Handler)) -> Task {
     let line = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
     let event = Event {
         id: EventId(42),
@@ -50,7 +59,7 @@ pub(super) fn sample_task(change: impl FnOnce(&mut config::Handler)) -> Task {
         item: None,
         max_attempts: 40,
         idempotency_key: "the-key".into(),
-        run_id: format!("sample{}.7.3", std::process::id()),
+        supervisor: Arc::clone(supervisor),
     }
 }
 
@@ -75,6 +84,7 @@ ok() { answer succeeded; }
 /// A handler in a temporary folder, with the runner that keeps or collects its processes.
 pub(super) struct Harness<R> {
     pub folder: TempDir,
+    pub supervisor: Arc<Supervisor>,
     pub runner: R,
     pub handler: config::Handler,
     pub body: Arc<[u8]>,
@@ -84,7 +94,6 @@ pub(super) struct Harness<R> {
 impl<R> Harness<R> {
     /// A handler whose processes run this script.
     pub fn new(script: &str, new_runner: impl FnOnce(&config::Handler) -> R) -> Self {
-        become_subreaper().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let task = sample_task(|handler| {
             let script = format!("{SHELL_FUNCTIONS}\n{script}");
@@ -93,7 +102,9 @@ impl<R> Harness<R> {
             handler.concurrency = 4;
         });
         let (runner, handler) = (new_runner(&task.handler), (*task.handler).clone());
-        Self { folder, runner, handler, body: task.input, stop: CancelToken::new().unwrap() }
+        let (stop, supervisor) = (CancelToken::new().unwrap(), task.supervisor);
+        supervisor.become_subreaper().unwrap();
+        Self { folder, supervisor, runner, handler, body: task.input, stop }
     }
 
     pub fn timeout_ms(mut self, ms: u64) -> Self {
@@ -111,7 +122,7 @@ impl<R> Harness<R> {
     }
 
     pub fn task(&self, job: i64) -> Task {
-        let mut task = sample_task(|handler| *handler = self.handler.clone());
+        let mut task = sample_task_of(&self.supervisor, |handler| *handler = self.handler.clone());
         task.claim.job = JobId(job);
         Task { input: Arc::clone(&self.body), ..task }
     }

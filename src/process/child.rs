@@ -110,7 +110,7 @@ pub(super) struct ChildProcess {
     pid: Pid,
     /// The pidfd of the process, readable when the process has ended.
     pidfd: OwnedFd,
-    run: RunGuard,
+    pub run: RunGuard,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
@@ -127,7 +127,7 @@ pub(super) struct ChildProcess {
 impl ChildProcess {
     /// Starts the process.
     pub fn start(command: &CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
-        let run = RunGuard::new(&command.run_id);
+        let run = RunGuard::new(&command.supervisor, &command.run_id);
         let child = spawn::spawn(command, &run)?;
         Ok(Self {
             pid: child.pid,
@@ -357,7 +357,7 @@ impl ChildProcess {
         self.control_lines.finish(&mut |line| {
             on_output(OutputEvent::ControlLine(line));
         });
-        self.run.reap(self.pid)
+        self.run.supervisor.reap(self.pid)
     }
 }
 

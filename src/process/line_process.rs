@@ -5,14 +5,14 @@
 //! processes, even after the server was killed.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::child::{
     ChildProcess, Deadline, Directive, EndReason, InputSource, OutputEvent, StopSignal,
 };
 use super::pipes::LineSplitter;
-use super::{CancelToken, CommandSpec, ExitReason, StartError};
+use super::{CancelToken, CommandSpec, ExitReason, StartError, Supervisor};
 
 /// The maximum length of a response line.
 pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
@@ -69,7 +69,6 @@ pub struct LineProcess {
     /// What the process wrote to stderr while it held no job.
     idle_stderr: Vec<u8>,
     max_output_bytes: usize,
-    number: u64,
     pub(super) started_at: Instant,
     /// An exchange with the process succeeded.
     pub(super) has_succeeded: bool,
@@ -81,8 +80,7 @@ impl LineProcess {
     /// # Errors
     /// The reason why it did not start, and what to do.
     pub fn start(mut command: CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
-        static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = command.supervisor.table.lock().next_number();
         command.run_id = format!("{}.{number}", command.run_id);
         Ok(Self {
             child: ChildProcess::start(&command, max_output_bytes)?,
@@ -90,7 +88,6 @@ impl LineProcess {
             responses: LineSplitter::new(MAX_RESPONSE_BYTES + 1),
             idle_stderr: Vec::new(),
             max_output_bytes,
-            number,
             started_at: Instant::now(),
             has_succeeded: false,
         })
@@ -102,7 +99,11 @@ impl LineProcess {
     }
 
     pub(super) fn number(&self) -> u64 {
-        self.number
+        self.child.run.number
+    }
+
+    pub(super) fn supervisor(&self) -> &Arc<Supervisor> {
+        &self.child.run.supervisor
     }
 
     /// Returns the pidfd of the process, readable when the process has ended.

@@ -4,7 +4,7 @@
 //! caller, and a `ProcessPool` keeps such processes warm. Both use a `ChildProcess`. A worker
 //! thread calls them, and nothing that the process does can block that thread. A `SandboxedProcess`
 //! is this binary with limits that it sets on itself. Each process is waited for by its own id,
-//! never all of them at once.
+//! never all of them at once. A `Supervisor` owns what the processes of one server share.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -28,20 +28,21 @@ mod procfs;
 mod sandbox;
 mod shortage;
 mod spawn;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
 pub use line_process::{ExitReport, LineProcess, ProtocolEvent, StderrCapture};
-pub use orphans::{become_subreaper, kill_run};
-pub use pool::{ProcessPool, wait_for_drained};
+pub use pool::ProcessPool;
 pub use sandbox::{
     ConnectionLost, ExitStatus, Sandbox, SandboxExit, SandboxedProcess, apply_limits,
     enter_sandbox_early,
 };
 pub use shortage::{ShortageBackoff, StartError, is_shortage, start_when_possible};
 pub use spawn::{CommandSpec, RUN_ID_VARIABLE};
+pub use supervisor::Supervisor;
 
 /// Prevents other processes of the same user, such as handlers, from reading the memory, the
 /// environment and the open files of this process (PR_SET_DUMPABLE). It also prevents core dumps.
@@ -146,13 +147,7 @@ pub fn run(
     let mut child = match start_when_possible(stop, start_child) {
         Ok(child) => child,
         Err(exit) => {
-            let nothing = Vec::new;
-            return RunResult {
-                exit,
-                stdout_start: nothing(),
-                stdout: nothing(),
-                stderr: nothing(),
-            };
+            return RunResult { exit, stdout_start: vec![], stdout: vec![], stderr: vec![] };
         }
     };
     let mut stdout = TailBuffer::new(limits.max_stdout_start_bytes, limits.max_output_bytes);

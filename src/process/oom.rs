@@ -8,7 +8,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,44 +28,54 @@ const WRITE_RETRY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 /// once.
 const MAX_DENIED: u32 = 3;
 
-static DENIED_COUNT: AtomicU32 = AtomicU32::new(0);
-
-/// Returns the score of this process.
-fn own_score() -> i32 {
+/// Returns a score that is higher by `offset` than that of this process.
+fn raised_score(offset: i32) -> String {
     let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
+    (text.trim().parse().unwrap_or(0) + offset).min(MAX_SCORE).to_string()
 }
 
-/// Raises the score of a handler that was just started. If this user may not read the program, the
-/// score stays, because the files in /proc belong to root.
-///
-/// `posix_spawn` returns shortly before the program is dumpable, so a denied write may succeed a
-/// moment later. Where writes always fail, as under a security policy that forbids them, starts do
-/// not wait.
-pub(super) fn raise_handler_score(pid: Pid, pidfd: &OwnedFd) {
-    static SERVER_SCORE: OnceLock<i32> = OnceLock::new();
-    let score = (SERVER_SCORE.get_or_init(own_score) + HANDLER_OFFSET).min(MAX_SCORE).to_string();
-    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-    let attempts =
-        if DENIED_COUNT.load(Ordering::Relaxed) < MAX_DENIED { WRITE_ATTEMPTS } else { 1 };
-    for _ in 0..attempts {
-        match fs::write(&path, &score) {
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
-                let mut exit_poll = [PollFd::new(pidfd, PollFlags::IN)];
-                // After its end, the files of a process belong to root too.
-                if poll(&mut exit_poll, Some(&WRITE_RETRY_WAIT)) != Ok(0) {
-                    return;
-                }
-            }
-            Ok(()) => return DENIED_COUNT.store(0, Ordering::Relaxed),
-            Err(_) => return,
-        }
+/// The score of the handlers of a server.
+#[derive(Debug)]
+pub(super) struct HandlerScore {
+    score: String,
+    /// The number of consecutive processes whose score could not be written.
+    denied_count: AtomicU32,
+}
+
+impl Default for HandlerScore {
+    fn default() -> Self {
+        Self { score: raised_score(HANDLER_OFFSET), denied_count: AtomicU32::new(0) }
     }
-    DENIED_COUNT.fetch_add(1, Ordering::Relaxed);
+}
+
+impl HandlerScore {
+    /// Raises the score of a handler that was just started. If this user may not read the program,
+    /// the score stays, because the files in /proc belong to root.
+    ///
+    /// `posix_spawn` returns shortly before the program is dumpable, so a denied write may succeed a
+    /// moment later. Where writes always fail, as under a security policy that forbids them, starts
+    /// do not wait.
+    pub fn raise(&self, pid: Pid, pidfd: &OwnedFd) {
+        let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+        let has_hope = self.denied_count.load(Ordering::Relaxed) < MAX_DENIED;
+        for _ in 0..if has_hope { WRITE_ATTEMPTS } else { 1 } {
+            match fs::write(&path, &self.score) {
+                Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                    let mut exit_poll = [PollFd::new(pidfd, PollFlags::IN)];
+                    // After its end, the files of a process belong to root too.
+                    if poll(&mut exit_poll, Some(&WRITE_RETRY_WAIT)) != Ok(0) {
+                        return;
+                    }
+                }
+                Ok(()) => return self.denied_count.store(0, Ordering::Relaxed),
+                Err(_) => return,
+            }
+        }
+        self.denied_count.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Raises the score of this process, an evaluator that inherited the score of the server.
 pub(super) fn raise_evaluator_score() {
-    let score = (own_score() + EVALUATOR_OFFSET).min(MAX_SCORE);
-    let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
+    let _ = fs::write("/proc/self/oom_score_adj", raised_score(EVALUATOR_OFFSET));
 }

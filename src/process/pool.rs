@@ -5,15 +5,15 @@
 //! before their first success, the next start is delayed by a growing backoff, and the worker
 //! waits.
 //!
-//! One thread watches the processes of all pools. When an idle process ends, its group is killed at
+//! One thread watches the processes of all pools of a supervisor. When an idle process ends, its group is killed at
 //! once.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use super::child::{Directive, StopSignal};
@@ -30,11 +30,8 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 pub struct ProcessPool {
     /// The handler's name, for the log.
     name: String,
-    shared: Arc<PoolShared>,
+    shared: Arc<Mutex<PoolState>>,
 }
-
-#[derive(Default)]
-struct PoolShared(Mutex<PoolState>);
 
 #[derive(Default)]
 struct PoolState {
@@ -44,27 +41,6 @@ struct PoolState {
     backoff: Backoff,
     /// Released processes are ended instead of kept.
     is_closed: bool,
-}
-
-impl PoolShared {
-    fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.0.lock()
-    }
-
-    /// Handles the end of a process, as the watching thread reports it.
-    fn on_exit(&self, number: u64) {
-        let mut pool = self.lock();
-        if let Some(has_ended) = pool.in_use.get_mut(&number) {
-            *has_ended = true;
-            return;
-        }
-        let index = pool.idle.iter().position(|process| process.number() == number);
-        let ended = index.map(|index| pool.idle.remove(index));
-        drop(pool);
-        if let Some(process) = ended {
-            drain(process);
-        }
-    }
 }
 
 /// The wait before the next start after failed starts or processes.
@@ -184,7 +160,7 @@ impl ProcessPool {
             }
         };
         self.shared.lock().in_use.insert(process.number(), false);
-        if let Err(e) = register_exit(&process, &self.shared) {
+        if let Err(e) = ExitWatcher::register(&process, &self.shared) {
             self.discard(&process);
             return Err(StartError::from_io(&e, format!("its end can't be watched: {e}")));
         }
@@ -208,7 +184,7 @@ impl ProcessPool {
     /// Removes a process that will not be released. If the process itself failed, call
     /// `discard_failed`.
     pub fn discard(&self, process: &LineProcess) {
-        unregister_exit(process.number());
+        ExitWatcher::unregister(process);
         self.shared.lock().in_use.remove(&process.number());
     }
 
@@ -237,111 +213,88 @@ impl Drop for ProcessPool {
     }
 }
 
-/// The number of processes that are being ended in the background.
-static DRAINING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
-
-fn draining_count() -> MutexGuard<'static, usize> {
-    DRAINING.0.lock()
-}
-
-/// Counts one process as being ended until this is dropped.
-struct DrainGuard(());
-
-impl DrainGuard {
-    fn new() -> Self {
-        *draining_count() += 1;
-        Self(())
+/// Handles the end of a process, as the watching thread reports it.
+fn on_exit(pool: &Mutex<PoolState>, number: u64) {
+    let mut pool = pool.lock();
+    if let Some(has_ended) = pool.in_use.get_mut(&number) {
+        *has_ended = true;
+        return;
     }
-}
-
-impl Drop for DrainGuard {
-    fn drop(&mut self) {
-        *draining_count() -= 1;
-        DRAINING.1.notify_all();
+    let index = pool.idle.iter().position(|process| process.number() == number);
+    let ended = index.map(|index| pool.idle.remove(index));
+    drop(pool);
+    if let Some(process) = ended {
+        drain(process);
     }
 }
 
 /// Ends a process that holds no job on a new thread. Its input is closed. If it has not ended after
 /// the grace period, its group is killed.
 fn drain(process: LineProcess) {
-    unregister_exit(process.number());
-    let guard = DrainGuard::new();
-    let terminate = move || {
-        let _ = process.terminate(Some(StopSignal::Close), GRACE, &mut |_| Directive::Continue);
-        drop(guard);
-    };
+    ExitWatcher::unregister(&process);
+    let terminate =
+        || process.terminate(Some(StopSignal::Close), GRACE, &mut |_| Directive::Continue);
     // If the thread can't be started, the closure and the process in it are dropped, which kills
     // the process.
     let _ = std::thread::Builder::new().name("drain".into()).spawn(terminate);
 }
 
-/// Waits until all processes that are being ended have ended. Returns `false` if some have not
-/// after `max_wait`.
-pub fn wait_for_drained(max_wait: Duration) -> bool {
-    let has_any = |count: &mut usize| *count > 0;
-    !DRAINING.1.wait_while_for(&mut draining_count(), has_any, max_wait).timed_out()
-}
-
-/// Watches for the end of the processes of all pools.
-struct ExitWatcher {
+/// Watches for the end of the processes of all pools of a supervisor, on its own thread.
+#[derive(Debug)]
+pub(super) struct ExitWatcher {
     epoll: OwnedFd,
-    pools: Mutex<HashMap<u64, Weak<PoolShared>>>,
+    /// Ends the thread.
+    pub stop: CancelToken,
+    pools: Mutex<HashMap<u64, Weak<Mutex<PoolState>>>>,
 }
-
-static EXIT_WATCHER: OnceLock<ExitWatcher> = OnceLock::new();
 
 impl ExitWatcher {
-    /// Creates the watcher when it is first needed. If no descriptor is available, the next call
-    /// tries again.
-    fn get() -> std::io::Result<&'static Self> {
-        if let Some(watcher) = EXIT_WATCHER.get() {
-            return Ok(watcher);
-        }
+    /// Creates a watcher and starts its thread.
+    fn start() -> std::io::Result<Arc<Self>> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(EXIT_WATCHER.get_or_init(|| Self { epoll, pools: Mutex::default() }))
-    }
-
-    fn pools(&self) -> MutexGuard<'_, HashMap<u64, Weak<PoolShared>>> {
-        self.pools.lock()
+        let watcher = Arc::new(Self { epoll, stop: CancelToken::new()?, pools: Mutex::default() });
+        // No process has the number 0.
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&watcher.epoll, &watcher.stop, data, epoll::EventFlags::IN)?;
+        let shared = Arc::clone(&watcher);
+        std::thread::Builder::new().name("watch".into()).spawn(move || shared.run())?;
+        Ok(watcher)
     }
 
     fn run(&self) {
         let mut events = Vec::with_capacity(64);
-        loop {
+        while !self.stop.is_cancelled() {
             events.clear();
             // A signal may interrupt the wait. The loop then waits again.
             let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None);
             for event in &events {
                 let number = event.data.u64();
-                let pool = self.pools().remove(&number).and_then(|pool| pool.upgrade());
+                let pool = self.pools.lock().remove(&number).and_then(|pool| pool.upgrade());
                 if let Some(pool) = pool {
-                    pool.on_exit(number);
+                    on_exit(&pool, number);
                 }
             }
         }
     }
-}
 
-/// Registers a process, so that its pool is told of its end once.
-fn register_exit(process: &LineProcess, pool: &Arc<PoolShared>) -> std::io::Result<()> {
-    static THREAD: Mutex<bool> = Mutex::new(false);
-    let watcher = ExitWatcher::get()?;
-    let mut is_thread_started = THREAD.lock();
-    if !*is_thread_started {
-        std::thread::Builder::new().name("watch".into()).spawn(|| watcher.run())?;
-        *is_thread_started = true;
+    /// Registers a process, so that its pool is told of its end once. Starts the watcher when it is
+    /// first needed. If no descriptor is available, the next call tries again.
+    fn register(process: &LineProcess, pool: &Arc<Mutex<PoolState>>) -> std::io::Result<()> {
+        let mut started = process.supervisor().exit_watcher.lock();
+        let watcher = match &mut *started {
+            Some(watcher) => watcher,
+            None => started.insert(Self::start()?),
+        };
+        watcher.pools.lock().insert(process.number(), Arc::downgrade(pool));
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        let number = epoll::EventData::new_u64(process.number());
+        Ok(epoll::add(&watcher.epoll, process.pidfd(), number, flags)?)
     }
-    drop(is_thread_started);
-    watcher.pools().insert(process.number(), Arc::downgrade(pool));
-    let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-    let number = epoll::EventData::new_u64(process.number());
-    epoll::add(&watcher.epoll, process.pidfd(), number, flags)?;
-    Ok(())
-}
 
-/// Unregisters a process. Its descriptor leaves the epoll set when it is closed.
-fn unregister_exit(number: u64) {
-    if let Some(watcher) = EXIT_WATCHER.get() {
-        watcher.pools().remove(&number);
+    /// Unregisters a process. Its descriptor leaves the epoll set when it is closed.
+    fn unregister(process: &LineProcess) {
+        if let Some(watcher) = &*process.supervisor().exit_watcher.lock() {
+            watcher.pools.lock().remove(&process.number());
+        }
     }
 }

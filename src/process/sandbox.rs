@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -22,10 +23,9 @@ use rustix::process::{
 };
 
 use super::oom;
-use super::orphans::{reap, track_start};
 use super::procfs::processor_ticks;
 use super::spawn::{create_pipe, run_posix_spawn};
-use super::{CommandSpec, StartError};
+use super::{CommandSpec, StartError, Supervisor};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -47,6 +47,7 @@ pub struct SandboxedProcess {
     /// The stderr of the process, where the Rust runtime reports an abort.
     stderr_pipe: OwnedFd,
     page: SharedPage,
+    supervisor: Arc<Supervisor>,
     is_reaped: bool,
 }
 
@@ -86,8 +87,9 @@ impl SandboxedProcess {
         let (stdout, stdout_end) = create_pipe(true).map_err(pipe_error)?;
         let (stderr_pipe, stderr_end) = create_pipe(true).map_err(pipe_error)?;
         let pipe_ends = [stdin_end, stdout_end, stderr_end, memory];
-        let pid = track_start(|| run_posix_spawn(command, &pipe_ends))?;
-        Ok(Self { pid, stdin, stdout, stderr_pipe, page, is_reaped: false })
+        let supervisor = Arc::clone(&command.supervisor);
+        let pid = supervisor.start(|| run_posix_spawn(command, &pipe_ends))?;
+        Ok(Self { pid, stdin, stdout, stderr_pipe, page, supervisor, is_reaped: false })
     }
 
     /// Returns how many pieces of work the process has begun, and its current stage.
@@ -135,7 +137,7 @@ impl SandboxedProcess {
     fn kill(&mut self) -> ExitStatus {
         let _ = kill_process_group(self.pid, Signal::KILL);
         self.is_reaped = true;
-        let Some(status) = reap(self.pid) else { return ExitStatus::Unknown };
+        let Some(status) = self.supervisor.reap(self.pid) else { return ExitStatus::Unknown };
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitStatus::Code(code),
             (None, Some(signal)) => ExitStatus::Signal(signal),

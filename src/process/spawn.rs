@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -20,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::file_limit::restore_file_limit;
 use super::orphans::RunGuard;
-use super::{StartError, oom, shortage::is_shortage};
+use super::{StartError, Supervisor, shortage::is_shortage};
 
 /// The environment variable by which a process of a run is found.
 pub const RUN_ID_VARIABLE: &str = "HOOKTRAIL_RUN_ID";
@@ -40,8 +41,10 @@ pub struct CommandSpec {
     /// The whole environment except `RUN_ID_VARIABLE`.
     pub env: Vec<(String, OsString)>,
     pub directory: PathBuf,
-    /// The value of `RUN_ID_VARIABLE`, unique to this run.
+    /// The value of `RUN_ID_VARIABLE`, unique to this run, from `Supervisor::run_id`.
     pub run_id: String,
+    /// The owner of the process.
+    pub supervisor: Arc<Supervisor>,
 }
 
 /// A started process and the server's ends of its pipes, which are non-blocking.
@@ -67,19 +70,20 @@ pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, Star
     let (stderr, stderr_end) = create_pipe(true).map_err(pipe_error)?;
     let (control, control_end) = create_pipe(true).map_err(pipe_error)?;
     let pipe_ends = [stdin_end, stdout_end, stderr_end, control_end];
-    let pid =
-        run.start(|| run_posix_spawn(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
+    let pid = run
+        .supervisor
+        .start(|| run_posix_spawn(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
     // The child's ends are closed first, so that a descriptor is free for the pidfd.
     drop(pipe_ends);
     let pidfd = open_pidfd(pid).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.kill_orphans(pid);
-        run.reap(pid);
+        run.supervisor.reap(pid);
         let reason = format!("{path}: its end can't be watched: {}", hint(e.raw_os_error()));
         StartError::from_errno(e, reason)
     })?;
     // This comes last, because the program is not dumpable until a moment after its start.
-    oom::raise_handler_score(pid, &pidfd);
+    run.supervisor.handler_score.raise(pid, &pidfd);
     Ok(Child { pid, pidfd, stdin, stdout, stderr, control })
 }
 

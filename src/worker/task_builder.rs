@@ -13,6 +13,7 @@ use crate::domain::{AttemptResult, Event, Outcome};
 use crate::expression::{EvaluatorPool, EventContext};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::planner::{self, JobPlanner};
+use crate::process::Supervisor;
 use crate::scheduler::retry;
 use crate::store::jobs::ClaimedJob;
 use crate::store::{ReadPool, event_reads};
@@ -26,8 +27,8 @@ pub struct TaskBuilder {
     pub readers: ReadPool,
     pub expressions: EvaluatorPool,
     pub paths: SourcePaths,
-    /// The id of the database: the first part of every `HOOKTRAIL_RUN_ID`.
-    pub database_id: String,
+    /// The owner of the processes that run tasks.
+    pub supervisor: Arc<Supervisor>,
 }
 
 impl TaskBuilder {
@@ -79,7 +80,7 @@ impl TaskBuilder {
             is_json_input: item.is_some() || handler.settings.transform.is_some(),
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
             idempotency_key: idempotency_key(&event, &handler.settings.name, claimed),
-            run_id: format!("{}.{}.{}", self.database_id, claimed.claim.job, claimed.claim.attempt),
+            supervisor: Arc::clone(&self.supervisor),
             event: Arc::new(event),
         })
     }

@@ -8,6 +8,7 @@ use hooktrail::internals::expression::{
     Busy, EvaluationResult, EvaluatorPool, EventContext, Expression, ExpressionSet,
     HandlerDecision, HandlerExpressions,
 };
+use hooktrail::internals::process::Supervisor;
 use tempfile::TempDir;
 
 use crate::support::server::{HOOKTRAIL, until};
@@ -25,9 +26,9 @@ struct TestPool {
 
 fn test_pool() -> TestPool {
     let folder = tempfile::tempdir().unwrap();
-    let run_id = format!("test{}", folder.path().display());
-    let pool = EvaluatorPool::with_program(Path::new(HOOKTRAIL), folder.path(), &run_id);
-    TestPool { folder, pool, run_id: format!("{run_id}.expression") }
+    let supervisor = Supervisor::new(&format!("test{}", folder.path().display()));
+    let pool = EvaluatorPool::with_program(Path::new(HOOKTRAIL), folder.path(), &supervisor);
+    TestPool { folder, pool, run_id: supervisor.run_id("expression") }
 }
 
 fn jq(text: &str) -> Expression {
@@ -155,7 +156,8 @@ fn dropping_the_pool_ends_its_processes() {
     let mut test = test_pool();
     test.outputs(HARMLESS, "[1]").unwrap();
     let waiting = test.start_evaluation(1, &when_expressions(&[ENDLESS]), "1");
-    let other = EvaluatorPool::with_program(Path::new("/nothing"), test.folder.path(), "none");
+    let supervisor = Supervisor::new("none");
+    let other = EvaluatorPool::with_program(Path::new("/nothing"), test.folder.path(), &supervisor);
     drop(std::mem::replace(&mut test.pool, other));
     assert_eq!(test.processes().len(), 0);
     assert!(matches!(waiting.results(), Err(Busy)));
@@ -333,14 +335,14 @@ fn the_reason_names_the_limit_that_an_expression_exceeded() {
 
 #[test]
 fn the_reason_names_why_no_process_evaluates() {
-    let folder = tempfile::tempdir().unwrap();
-    let pool = EvaluatorPool::with_program(Path::new("/no/such/file"), folder.path(), "none");
+    let (folder, supervisor) = (tempfile::tempdir().unwrap(), Supervisor::new("none"));
+    let pool = EvaluatorPool::with_program(Path::new("/no/such/file"), folder.path(), &supervisor);
     let reason = pool.outputs(1, &jq(HARMLESS), &json_context(b"[1]")).unwrap_err();
     assert_eq!(
         reason,
         "no evaluator process could be started: /no/such/file: there is no such file"
     );
-    let pool = EvaluatorPool::with_program(Path::new("/bin/false"), folder.path(), "none");
+    let pool = EvaluatorPool::with_program(Path::new("/bin/false"), folder.path(), &supervisor);
     let reason = pool.outputs(1, &jq(HARMLESS), &json_context(b"[1]")).unwrap_err();
     assert!(reason.starts_with("evaluator processes exit while they start: Code(1)"), "{reason}");
 }

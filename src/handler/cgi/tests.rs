@@ -7,7 +7,7 @@ use super::*;
 use crate::config::Handler;
 use crate::domain::{Event, Headers};
 use crate::handler::tests::{command_of, sample_task};
-use crate::process::CommandSpec;
+use crate::process::{CommandSpec, Supervisor};
 
 fn task(script: &str) -> Task {
     task_with(|handler| command_of(handler).args = ["sh", "-c", script].map(String::from).to_vec())
@@ -21,7 +21,7 @@ fn task_with(change: impl FnOnce(&mut Handler)) -> Task {
 }
 
 fn run_attempt(task: &Task) -> AttemptResult {
-    CgiRunner::default().run(task, &CancelToken::new().unwrap())
+    CgiRunner.run(task, &CancelToken::new().unwrap())
 }
 
 fn with_request(headers: &[(&str, &str)], query: Option<&str>, task: &Task) -> Task {
@@ -159,6 +159,7 @@ fn command_spec(path: &str, args: &[&str]) -> CommandSpec {
         env: Vec::new(),
         directory: "/srv/hooks".into(),
         run_id: String::new(),
+        supervisor: Supervisor::new("none"),
     }
 }
 
@@ -277,7 +278,7 @@ fn a_script_times_out_and_can_be_cancelled() {
     );
     let stop = CancelToken::new().unwrap();
     stop.cancel();
-    let result = CgiRunner::default().run(&task("exit 0"), &stop);
+    let result = CgiRunner.run(&task("exit 0"), &stop);
     assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
 }
 

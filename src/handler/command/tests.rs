@@ -22,7 +22,7 @@ fn task_with(script: &str, change: impl FnOnce(&mut config::Handler)) -> Task {
 }
 
 fn run_attempt(task: &Task) -> AttemptResult {
-    CommandRunner::default().run(task, &CancelToken::new().unwrap())
+    CommandRunner.run(task, &CancelToken::new().unwrap())
 }
 
 fn stdout_of(task: &Task) -> String {
@@ -118,7 +118,7 @@ fn the_environment_has_the_documented_variables() {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let task = task_with("", |handler| command_of(handler).args = vec!["env".into(), "-0".into()]);
-    expected.push(("HOOKTRAIL_RUN_ID".into(), task.run_id.clone()));
+    expected.push(("HOOKTRAIL_RUN_ID".into(), task.supervisor.run_id("7.3")));
     for name in ["PATH", "HOME", "LANG", "TZ"] {
         expected.extend(std::env::var(name).ok().map(|value| (name.to_owned(), value)));
     }
@@ -193,6 +193,6 @@ fn the_detail_of_a_timeout_has_its_length_and_the_last_line_of_stderr() {
 fn a_stopped_attempt_is_interrupted() {
     let stop = CancelToken::new().unwrap();
     stop.cancel();
-    let result = CommandRunner::default().run(&task("exit 0"), &stop);
+    let result = CommandRunner.run(&task("exit 0"), &stop);
     assert_eq!((result.outcome, result.detail.as_str()), (Outcome::Interrupted, "stopped"));
 }

@@ -1,8 +1,9 @@
 //! Concurrent runs leave no processes and no descriptors behind.
 
 use std::fs;
+use std::sync::Arc;
 
-use super::{ExitReason, in_own_process, sh};
+use super::{ExitReason, Supervisor, in_own_process, sh};
 
 #[test]
 fn two_hundred_runs_leave_no_process_and_no_descriptor() {
@@ -15,10 +16,14 @@ fn two_hundred_runs_leave_no_process_and_no_descriptor() {
 fn two_hundred_runs() {
     // The first run opens descriptors that stay open.
     assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
+    let supervisor = &Supervisor::new("concurrency");
     let before = open_descriptors();
     std::thread::scope(|scope| {
         for thread in 0..8 {
-            scope.spawn(move || (0..25).for_each(|round| run_one(thread * 25 + round)));
+            let run_all = move || {
+                (0..25).for_each(|round| run_one(supervisor, thread * 25 + round));
+            };
+            scope.spawn(run_all);
         }
     });
     assert_eq!(open_descriptors(), before);
@@ -26,7 +31,7 @@ fn two_hundred_runs() {
 }
 
 /// Runs one process. Consecutive numbers end in different ways.
-fn run_one(number: i32) {
+fn run_one(supervisor: &Arc<Supervisor>, number: i32) {
     let (test_run, exit) = match number % 5 {
         0 => (sh("cat > /dev/null; exit 3").input(&[b'x'; 100_000]), ExitReason::Code(3)),
         1 => (sh("sleep 1000 & exit 0"), ExitReason::Code(0)),
@@ -39,7 +44,7 @@ fn run_one(number: i32) {
             (test_run, ExitReason::NotStarted(reason))
         }
     };
-    assert_eq!(test_run.exit(), exit);
+    assert_eq!(test_run.owner(supervisor).exit(), exit);
 }
 
 /// Returns the number of open descriptors.

@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use super::{
-    CancelToken, CommandSpec, ControlLine, ExitReason, RunLimits, RunResult, become_subreaper, run,
+    CancelToken, CommandSpec, ControlLine, ExitReason, RunLimits, RunResult, Supervisor, run,
 };
 use crate::test_support::{DEADLINE, process_exists, until};
 
@@ -19,6 +20,7 @@ mod environment;
 mod orphan_ownership;
 mod orphans;
 mod streams;
+mod supervisors;
 mod termination;
 
 /// A timeout that no run reaches.
@@ -33,20 +35,23 @@ struct TestRun {
     stop: CancelToken,
 }
 
-/// Prepares a run of a shell script.
+/// Prepares a run of a shell script. It has its own supervisor.
 fn sh(script: &str) -> TestRun {
     command("/bin/sh", &["sh", "-c", script])
 }
 
 fn command(path: impl Into<PathBuf>, args: &[&str]) -> TestRun {
     let folder = tempfile::tempdir().unwrap();
+    // The folder makes the run id unique.
+    let supervisor = Supervisor::new(&format!("test{}", folder.path().display()));
+    supervisor.become_subreaper().unwrap();
     let command = CommandSpec {
         path: path.into(),
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         env: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".into())],
         directory: folder.path().to_owned(),
-        // The folder makes the run id unique.
-        run_id: format!("test{}.1.1", folder.path().display()),
+        run_id: supervisor.run_id("1.1"),
+        supervisor,
     };
     let limits = RunLimits {
         timeout: LONG,
@@ -58,6 +63,14 @@ fn command(path: impl Into<PathBuf>, args: &[&str]) -> TestRun {
 }
 
 impl TestRun {
+    /// Lets another supervisor own the process.
+    fn owner(mut self, supervisor: &Arc<Supervisor>) -> Self {
+        let rest = format!("{}.1", self.path().display());
+        self.command.run_id = supervisor.run_id(&rest);
+        self.command.supervisor = Arc::clone(supervisor);
+        self
+    }
+
     fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
         self
@@ -92,7 +105,6 @@ impl TestRun {
     }
 
     fn run_with(&self, on_control_line: &mut dyn FnMut(&[u8]) -> ControlLine) -> RunResult {
-        become_subreaper().unwrap();
         run(&self.command, &self.input, self.limits, &self.stop, on_control_line)
     }
 

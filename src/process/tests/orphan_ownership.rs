@@ -5,7 +5,7 @@ use rustix::process::{Signal, kill_process_group};
 use super::{DEADLINE, ExitReason, Instant, TestRun, in_own_process, process_exists, sh, until};
 use crate::process::orphans::RunGuard;
 use crate::process::procfs::{RunId, read_children, read_run_id, scan_children, wait_for_exits};
-use crate::process::{become_subreaper, spawn};
+use crate::process::spawn;
 
 /// Prepares a run that leaves an orphan in a new session and then runs `script`.
 fn leaves_orphan(env: &str, script: &str) -> TestRun {
@@ -30,8 +30,8 @@ fn an_orphan_without_a_run_id_is_killed_after_all_runs_that_began_before_it() {
     in_own_process(
         "orphan_ownership::an_orphan_without_a_run_id_is_killed_after_all_runs_that_began_before_it",
         || {
-            let (long, test_run) =
-                (sh(": > up; exec sleep 1000"), leaves_orphan("env -i", "exit 3"));
+            let long = sh(": > up; exec sleep 1000");
+            let test_run = leaves_orphan("env -i", "exit 3").owner(&long.command.supervisor);
             std::thread::scope(|scope| {
                 let run = scope.spawn(|| long.run());
                 until("the long run has started", || long.path().join("up").exists());
@@ -68,9 +68,8 @@ fn children_are_found_among_all_processes_if_the_kernel_has_no_list() {
     in_own_process(
         "orphan_ownership::children_are_found_among_all_processes_if_the_kernel_has_no_list",
         || {
-            become_subreaper().unwrap();
             let test_run = leaves_orphan("", "exec sleep 1000");
-            let guard = RunGuard::new(&test_run.command.run_id);
+            let guard = RunGuard::new(&test_run.command.supervisor, &test_run.command.run_id);
             let child = spawn::spawn(&test_run.command, &guard).unwrap();
             until("the orphan is a child of this process", || scan_children().len() == 2);
             let orphans = read_children();
@@ -83,7 +82,7 @@ fn children_are_found_among_all_processes_if_the_kernel_has_no_list() {
             assert!(wait_for_exits(&[(child.pid, child.pidfd)], Instant::now() + DEADLINE));
             assert_eq!(read_run_id(child.pid), RunId::Missing);
             guard.kill_orphans(child.pid);
-            guard.reap(child.pid).unwrap();
+            guard.supervisor.reap(child.pid).unwrap();
             assert_eq!(scan_children(), []);
         },
     );

@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use super::{ExitReason, process_exists, sh, until};
-use crate::process::{RUN_ID_VARIABLE, kill_run};
+use crate::process::{RUN_ID_VARIABLE, Supervisor};
 use crate::test_support::is_running;
 
 /// Runs a script that writes the ids of its orphans into `pids`. None may exist afterwards.
@@ -63,7 +64,7 @@ fn orphans_of_an_active_run_are_left_alone() {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| first.exit());
         until("the first run has its orphan", || first.path().join("up").exists());
-        assert_eq!(sh("exit 0").exit(), ExitReason::Code(0));
+        assert_eq!(sh("exit 0").owner(&first.command.supervisor).exit(), ExitReason::Code(0));
         assert!(process_exists(&first.file("pids")), "another run's orphan was killed");
         std::fs::write(first.path().join("go"), "").unwrap();
         assert_eq!(run.join().unwrap(), ExitReason::Code(0));
@@ -89,6 +90,11 @@ fn start_with_run_id(run_id: &str, script: &str) -> (Child, String) {
     (child, line)
 }
 
+/// Kills the processes that an earlier server with this id left, and returns their number.
+fn kill_earlier_runs(id: &str) -> usize {
+    Supervisor::new(id).kill_earlier_runs()
+}
+
 #[test]
 fn processes_of_an_earlier_server_are_killed_with_their_groups() {
     let own_pid = std::process::id();
@@ -96,17 +102,16 @@ fn processes_of_an_earlier_server_are_killed_with_their_groups() {
     let own_runs: Vec<_> =
         (1..4).map(|job| start_with_run_id(&format!("t{own_pid}.{job}.1"), script)).collect();
     let mut other = start_with_run_id(&format!("t{own_pid}0.1.1"), script);
-    assert!(kill_run(&format!("t{own_pid}.")) >= 3);
+    assert!(kill_earlier_runs(&format!("t{own_pid}")) >= 3);
     for (mut child, pids) in own_runs {
-        // `kill_run` may have reaped it already.
+        // `kill_earlier_runs` may have reaped it already.
         let _ = child.wait();
         for pid in pids.split_whitespace() {
             until("the process has ended", || !is_running(pid));
         }
     }
     assert!(other.1.split_whitespace().all(is_running), "a process of another database was killed");
-    assert!(kill_run(&format!("t{own_pid}0.")) >= 1);
-    assert_eq!(kill_run(&format!("t{own_pid}")), 0);
+    assert!(kill_earlier_runs(&format!("t{own_pid}0")) >= 1);
     let _ = other.0.wait();
 }
 
@@ -115,11 +120,23 @@ fn a_process_that_repeats_exec_is_found_and_killed() {
     for round in 0..20 {
         // Within `exec`, a process has no environment, and so no run id.
         check("echo 'exec sh again' > again; setsid sh -c 'echo $$ >> pids; exec sh again' &", 1);
-        let run_id = format!("again{}.{round}.1", std::process::id());
+        let id = format!("again{}.{round}", std::process::id());
         let (mut child, pid) =
-            start_with_run_id(&run_id, "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
-        assert!(kill_run(&run_id) >= 1);
+            start_with_run_id(&format!("{id}.1"), "echo $$; exec sh -c \"$0\" \"$0\" > /dev/null");
+        assert!(kill_earlier_runs(&id) >= 1);
         let _ = child.wait();
         assert!(!is_running(pid.trim()));
+    }
+}
+
+#[test]
+fn an_orphan_that_repeats_exec_is_killed_while_another_process_starts() {
+    for round in 0..100 {
+        let test_run = sh("echo 'exec sh again' > again
+             setsid sh -c 'echo $$ > pid; exec sh again' &
+             until [ -s pid ]; do sleep 0.01; done");
+        let _start = Arc::clone(&test_run.command.supervisor.table.lock().start_guard);
+        assert_eq!(test_run.exit(), ExitReason::Code(0));
+        assert!(!process_exists(&test_run.file("pid")), "{round}");
     }
 }

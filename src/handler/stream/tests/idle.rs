@@ -61,7 +61,7 @@ fn closing_the_handler_ends_idle_processes_by_the_end_of_their_input() {
     let first = harness.process_of(1);
     harness.runner.close();
     until("it saw the end of its input", || harness.file("bye").trim() == first);
-    assert!(wait_for_drained(Duration::from_secs(60)));
+    assert!(harness.supervisor.wait_for_runs(Duration::from_secs(60)));
     until("it is gone", || !process_exists(&first));
     // A job that was claimed before still runs, and its process is not kept.
     let second = harness.process_of(2);

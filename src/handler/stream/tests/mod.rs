@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use super::*;
 use crate::handler::tests::{Harness, command_of};
-use crate::process::wait_for_drained;
 use crate::test_support::{process_exists, until};
 
 mod idle;
@@ -160,7 +159,7 @@ fn a_process_gets_the_handlers_environment_without_event_variables() {
     let env = harness.file("env");
     let lines: Vec<&str> = env.lines().collect();
     assert_eq!(lines[..2], ["CRM_KEY=a secret", "HOOKTRAIL_HANDLER=crm"]);
-    let run_id = format!("HOOKTRAIL_RUN_ID=sample{}.stream.", std::process::id());
+    let run_id = format!("HOOKTRAIL_RUN_ID={}", task.supervisor.run_id("stream."));
     assert!(lines.len() == 3 && lines[2].starts_with(&run_id), "{env}");
     assert_eq!(Path::new(harness.file("pwd").trim_end()), harness.path().canonicalize().unwrap());
 }
