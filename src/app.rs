@@ -62,10 +62,6 @@ impl ExitError {
     fn other(error: impl std::fmt::Display) -> Self {
         Self { code: 1, text: format!("{error:#}") }
     }
-
-    fn config(text: impl std::fmt::Display) -> Self {
-        Self { code: 78, text: text.to_string() }
-    }
 }
 
 impl From<OpenError> for ExitError {
@@ -82,7 +78,8 @@ impl From<OpenError> for ExitError {
 pub fn serve(file: &Path) -> Result<(), ExitError> {
     let owner = Owner::default();
     abort_on_thread_panic(owner.clone());
-    let (loaded, secrets, redactor) = load(file).map_err(ExitError::config)?;
+    let (loaded, secrets, redactor) =
+        load(file).map_err(|e| ExitError { code: 78, ..ExitError::other(e) })?;
     // A write beyond a file-size limit then fails like one on a full disk, and does not end the process.
     ignore_sigxfsz();
     let files_max = process::raise_file_limit();
@@ -134,18 +131,14 @@ fn serve_until_signal(
 
 /// Reads config.toml and its secrets and reports all errors at once. From here on the log redacts these
 /// secrets and those of the configuration before.
-fn load(file: &Path) -> Result<(LoadedConfig, Secrets, Arc<Redactor>), String> {
-    let loaded = config::load(file).map_err(|faults| faults.to_string())?;
+fn load(file: &Path) -> anyhow::Result<(LoadedConfig, Secrets, Arc<Redactor>)> {
+    let loaded = config::load(file)?;
     let (secrets, missing) = config::read_secrets(&loaded);
-    let redactor =
-        crate::log::redactor().with(secrets.texts_to_redact(&loaded.config)).map(Arc::new);
-    let redactor =
-        redactor.map_err(|e| format!("secrets cannot be redacted from the log: {e:#}"))?;
+    let redactor = crate::log::redactor().with(secrets.texts_to_redact(&loaded.config));
+    let redactor = Arc::new(redactor.context("secrets cannot be redacted from the log")?);
     crate::log::redact_by(Arc::clone(&redactor));
-    if !missing.is_empty() {
-        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(lines.join("\n"));
-    }
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
@@ -380,7 +373,7 @@ impl Server {
 
     /// Applies the file's configuration to all parts of the server, or to none.
     fn apply_config(&self) -> anyhow::Result<()> {
-        let (loaded, secrets, redactor) = load(&self.file).map_err(anyhow::Error::msg)?;
+        let (loaded, secrets, redactor) = load(&self.file)?;
         let config = loaded.config;
         let rejected = config::restart_required(&self.config.load(), &config);
         anyhow::ensure!(rejected.is_empty(), "{}", rejected.join("\n"));

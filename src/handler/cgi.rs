@@ -33,7 +33,7 @@ impl HandlerRunner for CgiRunner {
                 command.env.extend(without_overridden(task, variables));
                 command
             }
-            Err(reason) => return super::start_failure(ExitReason::NotStarted(reason)),
+            Err(e) => return super::start_failure(e.into()),
         };
         let limits = RunLimits {
             timeout: task.handler.timeout,

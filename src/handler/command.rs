@@ -28,7 +28,7 @@ impl HandlerRunner for CommandRunner {
     fn run(&self, task: &Task, stop: &CancelToken) -> AttemptResult {
         let command = match command_spec::for_task(task, command_spec::build_environment(task)) {
             Ok(command) => command,
-            Err(reason) => return super::start_failure(ExitReason::NotStarted(reason)),
+            Err(e) => return super::start_failure(e.into()),
         };
         let limits = RunLimits {
             timeout: task.handler.timeout,

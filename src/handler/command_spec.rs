@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Task, job_line};
-use crate::process::CommandSpec;
+use crate::process::{CommandSpec, StartError};
 use crate::{clock, config};
 
 /// Builds the handler's command with this environment. The error says why it can't be started.
-pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, String> {
+pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, StartError> {
     let command = task.handler.command().filter(|command| !command.args.is_empty());
-    let config::Command { args, directory, .. } = command.ok_or("no command")?;
+    let config::Command { args, directory, .. } = command.ok_or_else(|| "no command".to_owned())?;
     let path = look_up(&args[0], &env, directory)?;
     let (args, directory) = (args.clone(), directory.clone());
     let run_id = task.supervisor.run_id(&format!("{}.{}", task.claim.job, task.claim.attempt));
@@ -27,7 +27,7 @@ pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec
 
 /// Builds the command of a process that runs many attempts. Its environment contains no event, and
 /// its run id begins with the database id and the mode.
-pub fn for_long_lived(task: &Task, mode: &str) -> Result<CommandSpec, String> {
+pub fn for_long_lived(task: &Task, mode: &str) -> Result<CommandSpec, StartError> {
     let mut env = base_environment(task);
     env.push(("HOOKTRAIL_HANDLER".to_owned(), task.handler.name.clone().into()));
     Ok(CommandSpec { run_id: task.supervisor.run_id(mode), ..for_task(task, env)? })

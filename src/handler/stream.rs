@@ -82,7 +82,7 @@ impl StreamRunner {
             return Some(response.attempt_result(stderr, &pending.control));
         }
         let is_own_failure = matches!(end_reason, EndReason::Stopped | EndReason::TimedOut)
-            || !process.has_succeeded();
+            || !process.has_succeeded;
         if end_reason == EndReason::Stopped {
             self.pool.discard(&process);
         } else {

@@ -70,8 +70,8 @@ pub struct LineProcess {
     idle_stderr: Vec<u8>,
     max_output_bytes: usize,
     pub(super) started_at: Instant,
-    /// An exchange with the process succeeded.
-    pub(super) has_succeeded: bool,
+    /// An earlier exchange with the process succeeded.
+    pub has_succeeded: bool,
 }
 
 impl LineProcess {
@@ -91,11 +91,6 @@ impl LineProcess {
             started_at: Instant::now(),
             has_succeeded: false,
         })
-    }
-
-    /// Returns whether an earlier exchange with the process succeeded.
-    pub fn has_succeeded(&self) -> bool {
-        self.has_succeeded
     }
 
     pub(super) fn number(&self) -> u64 {

@@ -57,9 +57,7 @@ impl Backoff {
         let Some(last_failure_at) = self.last_failure_at.filter(|_| self.failures > 0) else {
             return Duration::ZERO;
         };
-        let factor =
-            1_u32.checked_shl(self.failures - 1).filter(|&factor| factor > 0).unwrap_or(u32::MAX);
-        let wait = BACKOFF_FIRST.saturating_mul(factor).min(BACKOFF_LONGEST);
+        let wait = (BACKOFF_FIRST * (1 << (self.failures - 1).min(10))).min(BACKOFF_LONGEST);
         (last_failure_at + wait).saturating_duration_since(now)
     }
 
@@ -85,7 +83,7 @@ impl ProcessPool {
         &self,
         stop: &CancelToken,
         max_output_bytes: usize,
-        command: &dyn Fn() -> Result<CommandSpec, String>,
+        command: &dyn Fn() -> Result<CommandSpec, StartError>,
     ) -> Result<LineProcess, ExitReason> {
         let mut shortage = ShortageBackoff::default();
         loop {
@@ -106,9 +104,8 @@ impl ProcessPool {
             if wait.is_zero() {
                 match self.start(max_output_bytes, command) {
                     Ok(process) => return Ok(process),
-                    Err(e) if !e.is_transient => return Err(ExitReason::NotStarted(e.reason)),
-                    Err(e) if !shortage.wait(stop, &e.reason) => {
-                        return Err(ExitReason::Shortage(e.reason));
+                    Err(e) if !e.is_transient || !shortage.wait(stop, &e.reason) => {
+                        return Err(e.into());
                     }
                     // Another process may have been released during the wait.
                     Err(_) => continue,
@@ -145,11 +142,10 @@ impl ProcessPool {
     fn start(
         &self,
         max_output_bytes: usize,
-        command: &dyn Fn() -> Result<CommandSpec, String>,
+        command: &dyn Fn() -> Result<CommandSpec, StartError>,
     ) -> Result<LineProcess, StartError> {
         let started_at = Instant::now();
-        let command = command().map_err(StartError::from);
-        let process = command.and_then(|command| LineProcess::start(command, max_output_bytes));
+        let process = command().and_then(|command| LineProcess::start(command, max_output_bytes));
         let process = match process {
             Ok(process) => process,
             Err(e) => {

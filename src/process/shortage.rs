@@ -46,6 +46,13 @@ impl From<String> for StartError {
     }
 }
 
+impl From<StartError> for ExitReason {
+    fn from(error: StartError) -> Self {
+        let exit = if error.is_transient { Self::Shortage } else { Self::NotStarted };
+        exit(error.reason)
+    }
+}
+
 /// Returns whether an error of a system call means that descriptors, processes or memory are used
 /// up.
 pub fn is_shortage(errno: i32) -> bool {
@@ -69,28 +76,22 @@ impl ShortageBackoff {
     /// Waits before the next retry, or until `stop` is cancelled. Returns `false` if the shortage
     /// lasts too long.
     pub fn wait(&mut self, stop: &CancelToken, reason: &str) -> bool {
-        if !self.warn_and_check_time(reason) {
-            return false;
-        }
-        let wait = Timespec::try_from(self.wait).ok();
-        let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], wait.as_ref());
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-        true
+        self.poll(&mut [PollFd::new(stop, PollFlags::IN)], reason)
     }
 
     /// Waits like `wait`, but can't be cancelled. Used to create the `CancelToken` itself.
     pub fn wait_uncancellable(&mut self, reason: &str) -> bool {
-        let has_time = self.warn_and_check_time(reason);
+        self.poll(&mut [], reason)
+    }
+
+    fn poll(&mut self, stop: &mut [PollFd<'_>], reason: &str) -> bool {
+        log::warn!("jobs wait for the system: {reason}");
+        let has_time = Instant::now() < self.give_up_at;
         if has_time {
-            std::thread::sleep(self.wait);
+            let _ = poll(stop, Timespec::try_from(self.wait).ok().as_ref());
             self.wait = (self.wait * 2).min(LONGEST_WAIT);
         }
         has_time
-    }
-
-    fn warn_and_check_time(&self, reason: &str) -> bool {
-        log::warn!("jobs wait for the system: {reason}");
-        Instant::now() < self.give_up_at
     }
 }
 
@@ -109,10 +110,7 @@ pub fn start_when_possible<T>(
         }
         match start() {
             Ok(result) => return Ok(result),
-            Err(e) if !e.is_transient => return Err(ExitReason::NotStarted(e.reason)),
-            Err(e) if !shortage.wait(stop, &e.reason) => {
-                return Err(ExitReason::Shortage(e.reason));
-            }
+            Err(e) if !e.is_transient || !shortage.wait(stop, &e.reason) => return Err(e.into()),
             Err(_) => {}
         }
     }
