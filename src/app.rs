@@ -178,6 +178,19 @@ fn ignore_sigxfsz() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// A thread that ends when its channel is closed.
+struct StoppableThread {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl StoppableThread {
+    fn stop(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
+}
+
 /// A running server.
 struct Server {
     file: PathBuf,
@@ -194,12 +207,12 @@ struct Server {
     expander: JoinHandle<()>,
     writer: WriterHandle,
     intake: web::RunningServers,
-    maintenance: (Sender<()>, JoinHandle<()>),
+    maintenance: StoppableThread,
     failure_log: Arc<FailureLog>,
     /// The other threads in the order of their start.
     threads: Vec<JoinHandle<()>>,
     /// Ends before the writer closes the database, because closing it removes the write-ahead log.
-    file_watch: (Sender<()>, JoinHandle<()>),
+    file_watch: StoppableThread,
 }
 
 impl Server {
@@ -260,9 +273,9 @@ impl Server {
         };
         let (send_assignment, assignments) = bounded(workers);
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
-        let (stop_watch, watch_stopped) = bounded(0);
-        let watch_thread =
-            open_files::watch(Arc::clone(&store.files), Arc::clone(&health), watch_stopped)?;
+        let (stop, stopped) = bounded(0);
+        let thread = open_files::watch(Arc::clone(&store.files), Arc::clone(&health), stopped)?;
+        let file_watch = StoppableThread { stop, thread };
         let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
         let cancelled = Arc::clone(&running);
         let workers_link = WorkerLink {
@@ -337,7 +350,7 @@ impl Server {
             maintenance,
             threads,
             failure_log,
-            file_watch: (stop_watch, watch_thread),
+            file_watch,
         })
     }
 
@@ -431,12 +444,8 @@ impl Server {
         self.handlers.load().values().for_each(|handler| handler.runner.close());
         self.supervisor.wait_for_runs(GRACE * 2);
         self.intake.stop(&self.intake_state);
-        let (stop_maintenance, maintenance_thread) = self.maintenance;
-        drop(stop_maintenance);
-        let _ = maintenance_thread.join();
-        let (stop_watch, watch_thread) = self.file_watch;
-        drop(stop_watch);
-        let _ = watch_thread.join();
+        self.maintenance.stop();
+        self.file_watch.stop();
         self.writer.close_workers();
         self.intake_state.deferrals.close();
         let _ = self.expander.join();

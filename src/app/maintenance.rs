@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 
+use super::StoppableThread;
 use crate::clock::MonotonicClock;
 use crate::config::Config;
 use crate::maintenance::alerts::{AlertMonitor, AlertSubscription};
@@ -27,14 +27,14 @@ pub(super) struct MaintenanceInputs {
     pub blocked_wal: Receiver<String>,
 }
 
-/// Starts the maintenance thread. It ends when the returned sender is dropped.
+/// Starts the maintenance thread.
 pub(super) fn start_maintenance(
     intake: &Arc<IntakeState>,
     config: &Config,
     (alert_subscribers, source_counters): (&AlertSubscription, &Arc<SourceCounters>),
     running: &Arc<RunningJobs>,
     inputs: MaintenanceInputs,
-) -> std::io::Result<(Sender<()>, JoinHandle<()>)> {
+) -> std::io::Result<StoppableThread> {
     let (stop, stopped) = bounded(0);
     let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal } = inputs;
     let [rejections, handshakes, rejecting, redacting] = [(); 4].map(|()| Arc::clone(intake));
@@ -62,5 +62,5 @@ pub(super) fn start_maintenance(
         rejections: Box::new(move || rejections.drain_rejections()),
         handshakes: Box::new(move || handshakes.drain_handshakes()),
     };
-    Ok((stop, maintenance::start(maintenance, stopped)?))
+    Ok(StoppableThread { stop, thread: maintenance::start(maintenance, stopped)? })
 }

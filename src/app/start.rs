@@ -5,17 +5,16 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
-use super::ExitError;
 use super::handlers::registration_names;
+use super::{ExitError, StoppableThread};
 use crate::config::Config;
 use crate::process::Supervisor;
 use crate::store::registry::Registry;
@@ -258,25 +257,13 @@ fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
     Ok(registry)
 }
 
-/// The thread that answers senders when the start takes long, and asks systemd for more time.
-struct StandbyThread {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl StandbyThread {
-    fn stop(self) {
-        drop(self.stop);
-        let _ = self.thread.join();
-    }
-}
-
-fn start_standby(sockets: &Sockets, timeout: Duration) -> anyhow::Result<StandbyThread> {
+/// Starts the thread that answers senders when the start takes long, and asks systemd for more time.
+fn start_standby(sockets: &Sockets, timeout: Duration) -> anyhow::Result<StoppableThread> {
     let sockets = sockets.try_clone().context("the sockets cannot be duplicated")?;
     let (stop, stopped) = bounded(0);
     let run = move || stand_by(&sockets, timeout, &stopped);
     let thread = std::thread::Builder::new().name("start".into()).spawn(run)?;
-    Ok(StandbyThread { stop, thread })
+    Ok(StoppableThread { stop, thread })
 }
 
 fn stand_by(sockets: &Sockets, timeout: Duration, stopped: &Receiver<()>) {
