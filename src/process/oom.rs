@@ -8,14 +8,16 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
+use super::Supervisor;
+
 /// How much higher the score of an evaluator and of a handler is than the server's.
 const EVALUATOR_OFFSET: i32 = 500;
-const HANDLER_OFFSET: i32 = 250;
+pub(super) const HANDLER_OFFSET: i32 = 250;
 
 /// The greatest score that the kernel accepts.
 const MAX_SCORE: i32 = 1000;
@@ -29,37 +31,23 @@ const WRITE_RETRY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 const MAX_DENIED: u32 = 3;
 
 /// Returns a score that is higher by `offset` than that of this process.
-fn raised_score(offset: i32) -> String {
+pub(super) fn raised_score(offset: i32) -> String {
     let text = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     (text.trim().parse().unwrap_or(0) + offset).min(MAX_SCORE).to_string()
 }
 
-/// The score of the handlers of a server.
-#[derive(Debug)]
-pub(super) struct HandlerScore {
-    score: String,
-    /// The number of consecutive processes whose score could not be written.
-    denied_count: AtomicU32,
-}
-
-impl Default for HandlerScore {
-    fn default() -> Self {
-        Self { score: raised_score(HANDLER_OFFSET), denied_count: AtomicU32::new(0) }
-    }
-}
-
-impl HandlerScore {
+impl Supervisor {
     /// Raises the score of a handler that was just started. If this user may not read the program,
     /// the score stays, because the files in /proc belong to root.
     ///
     /// `posix_spawn` returns shortly before the program is dumpable, so a denied write may succeed a
     /// moment later. Where writes always fail, as under a security policy that forbids them, starts
     /// do not wait.
-    pub fn raise(&self, pid: Pid, pidfd: &OwnedFd) {
+    pub(super) fn raise_handler_score(&self, pid: Pid, pidfd: &OwnedFd) {
         let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
-        let has_hope = self.denied_count.load(Ordering::Relaxed) < MAX_DENIED;
-        for _ in 0..if has_hope { WRITE_ATTEMPTS } else { 1 } {
-            match fs::write(&path, &self.score) {
+        let is_denied = self.denied_scores.load(Ordering::Relaxed) >= MAX_DENIED;
+        for _ in 0..if is_denied { 1 } else { WRITE_ATTEMPTS } {
+            match fs::write(&path, &self.handler_score) {
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                     let mut exit_poll = [PollFd::new(pidfd, PollFlags::IN)];
                     // After its end, the files of a process belong to root too.
@@ -67,11 +55,11 @@ impl HandlerScore {
                         return;
                     }
                 }
-                Ok(()) => return self.denied_count.store(0, Ordering::Relaxed),
+                Ok(()) => return self.denied_scores.store(0, Ordering::Relaxed),
                 Err(_) => return,
             }
         }
-        self.denied_count.fetch_add(1, Ordering::Relaxed);
+        self.denied_scores.fetch_add(1, Ordering::Relaxed);
     }
 }
 

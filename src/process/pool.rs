@@ -146,15 +146,11 @@ impl ProcessPool {
     ) -> Result<LineProcess, StartError> {
         let started_at = Instant::now();
         let process = command().and_then(|command| LineProcess::start(command, max_output_bytes));
-        let process = match process {
-            Ok(process) => process,
-            Err(e) => {
-                if !e.is_transient {
-                    self.shared.lock().backoff.record_failure(started_at, Instant::now());
-                }
-                return Err(e);
+        let process = process.inspect_err(|e| {
+            if !e.is_transient {
+                self.shared.lock().backoff.record_failure(started_at, Instant::now());
             }
-        };
+        })?;
         self.shared.lock().in_use.insert(process.number(), false);
         if let Err(e) = ExitWatcher::register(&process, &self.shared) {
             self.discard(&process);

@@ -83,7 +83,7 @@ pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, Star
         StartError::from_errno(e, reason)
     })?;
     // This comes last, because the program is not dumpable until a moment after its start.
-    run.supervisor.handler_score.raise(pid, &pidfd);
+    run.supervisor.raise_handler_score(pid, &pidfd);
     Ok(Child { pid, pidfd, stdin, stdout, stderr, control })
 }
 

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -16,11 +16,10 @@ use rustix::process::{
 };
 use rustix::thread::gettid;
 
-use super::StartError;
-use super::oom::HandlerScore;
 use super::orphans::ProcessTable;
 use super::pool::ExitWatcher;
 use super::procfs::{has_children_list, scan_children};
+use super::{StartError, oom};
 
 /// The number of supervisors in this process. The kernel has one list of children for all of them,
 /// so with more than one, each leaves processes alone that may belong to another.
@@ -32,7 +31,9 @@ pub struct Supervisor {
     /// The run ids of its processes begin with it.
     pub(super) run_prefix: String,
     pub(super) table: Mutex<ProcessTable>,
-    pub(super) handler_score: HandlerScore,
+    /// The `oom_score_adj` of handlers, and the number of consecutive ones that could not be given it.
+    pub(super) handler_score: String,
+    pub(super) denied_scores: AtomicU32,
     pub(super) exit_watcher: Mutex<Option<Arc<ExitWatcher>>>,
     pub(super) run_ended: Condvar,
 }
@@ -44,7 +45,8 @@ impl Supervisor {
         Arc::new(Self {
             run_prefix: format!("{id}."),
             table: Mutex::default(),
-            handler_score: HandlerScore::default(),
+            handler_score: oom::raised_score(oom::HANDLER_OFFSET),
+            denied_scores: AtomicU32::new(0),
             exit_watcher: Mutex::default(),
             run_ended: Condvar::new(),
         })
