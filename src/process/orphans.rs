@@ -8,7 +8,7 @@
 //!
 //! Every run kills its own orphans at its end, and those of runs that are over. A pidfd is opened
 //! before a process is checked, so exactly the process that was checked is killed or reaped. Orphans
-//! are reaped under the lock of the table, so no id that a sweep has listed is used again meanwhile.
+//! are reaped under one lock, so no id that a sweep has listed is used again meanwhile.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,8 +22,8 @@ use rustix::process::{
 
 use super::Supervisor;
 use super::procfs::{
-    RunId, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, all_pids, parent_pid, read_children,
-    read_run_id, wait_for_exits,
+    RunId, SUPERVISOR_COUNT, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, all_pids, parent_pid,
+    read_children, read_run_id, wait_for_exits,
 };
 
 /// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
@@ -104,7 +104,7 @@ impl RunGuard {
                 return;
             }
             let sweep = supervisor.sweep(&self.run_id, group);
-            if !supervisor.reap_killed(&sweep.killed, deadline) {
+            if !reap_killed(&sweep.killed, deadline) {
                 let pids = sweep.killed.iter().map(|(pid, _)| *pid);
                 supervisor.table.lock().unkillable.extend(pids);
                 return;
@@ -142,9 +142,9 @@ impl Supervisor {
     /// Checks each orphan once: reaps it, kills it or leaves it alone.
     fn sweep(&self, run_id: &str, group: Pid) -> Sweep {
         let mut sweep = Sweep::default();
-        let mut table = self.table.lock();
+        let (count, mut table) = (SUPERVISOR_COUNT.lock(), self.table.lock());
         let children = read_children();
-        let (is_alone, is_starting) = (self.is_alone(), Arc::strong_count(&table.start_guard) > 1);
+        let (is_alone, is_starting) = (*count == 1, Arc::strong_count(&table.start_guard) > 1);
         table.untagged.retain(|pid, _| children.contains(pid));
         table.unkillable.retain(|pid| children.contains(pid));
         for pid in children {
@@ -180,17 +180,6 @@ impl Supervisor {
         sweep
     }
 
-    /// Waits until killed processes have ended, and reaps those that are children of this process.
-    /// Returns `false` if some have not ended by the deadline.
-    fn reap_killed(&self, killed: &[(Pid, OwnedFd)], deadline: Instant) -> bool {
-        let have_exited = wait_for_exits(killed, deadline);
-        let _table = self.table.lock();
-        for (_, pidfd) in killed {
-            reap_exited(pidfd);
-        }
-        have_exited
-    }
-
     /// Kills all processes that an earlier server with the same id started, together with their
     /// groups, and returns their number. This process and its ancestors are spared, because a
     /// handler may have started this server. Call it before the first run.
@@ -219,7 +208,7 @@ impl Supervisor {
                 }
             }
             // The next loop finds processes that were forked in the meantime.
-            let have_exited = self.reap_killed(&killed, deadline);
+            let have_exited = reap_killed(&killed, deadline);
             killed_count += killed.len();
             if !killed.is_empty() {
                 in_transition_since = None;
@@ -232,6 +221,17 @@ impl Supervisor {
             wait_for_exits(&in_transition, Instant::now() + TRANSITION_RETRY_WAIT);
         }
     }
+}
+
+/// Waits until killed processes have ended, and reaps those that are children of this process.
+/// Returns `false` if some have not ended by the deadline.
+fn reap_killed(killed: &[(Pid, OwnedFd)], deadline: Instant) -> bool {
+    let have_exited = wait_for_exits(killed, deadline);
+    let _count = SUPERVISOR_COUNT.lock();
+    for (_, pidfd) in killed {
+        reap_exited(pidfd);
+    }
+    have_exited
 }
 
 /// Reaps a process if it is a child of this process and has ended. Returns whether it was.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, getpid};
 
@@ -22,6 +23,11 @@ pub(super) const TRANSITION_RETRY_WAIT: Duration = Duration::from_millis(1);
 
 /// How long a process in transition is read again. On a busy machine, an `exec` may take long.
 pub(super) const TRANSITION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The number of supervisors in this process. The kernel has one list of children for all of them:
+/// it is read under this lock, and its processes are reaped under this lock, because the kernel may
+/// leave out children if others are reaped meanwhile (proc(5)).
+pub(super) static SUPERVISOR_COUNT: Mutex<usize> = Mutex::new(0);
 
 /// Returns whether the kernel lists the children of a thread (CONFIG_PROC_CHILDREN).
 pub(super) fn has_children_list() -> bool {
@@ -137,8 +143,13 @@ fn is_in_transition(pid: Pid) -> bool {
         _ if has_ended => false,
         Some(flags) if flags & PF_KTHREAD != 0 => false,
         Some(flags) if flags & PF_EXITING != 0 => true,
-        // The earlier read may have been of the old program, so this reads again.
-        _ => number(48) == Some(0) || read_environ(pid).is_ok_and(|environ| !environ.is_empty()),
+        // The earlier read may have been of the old program, so this reads again. The second `exec`
+        // of a process that repeats it moves the environment.
+        _ => {
+            number(48) == Some(0)
+                || read_environ(pid).is_ok_and(|environ| !environ.is_empty())
+                || read_stat(pid).is_some_and(|later| later.get(48) != stat.get(48))
+        }
     }
 }
 

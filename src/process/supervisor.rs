@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -18,12 +18,8 @@ use rustix::thread::gettid;
 
 use super::orphans::ProcessTable;
 use super::pool::ExitWatcher;
-use super::procfs::{has_children_list, scan_children};
+use super::procfs::{SUPERVISOR_COUNT, has_children_list, scan_children};
 use super::{StartError, oom};
-
-/// The number of supervisors in this process. The kernel has one list of children for all of them,
-/// so with more than one, each leaves processes alone that may belong to another.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Owns the processes of one server, and all that they share. Each process keeps it alive.
 #[derive(Debug)]
@@ -41,7 +37,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Creates a supervisor whose run ids begin with `id`, such as the id of the database.
     pub fn new(id: &str) -> Arc<Self> {
-        COUNT.fetch_add(1, Ordering::SeqCst);
+        *SUPERVISOR_COUNT.lock() += 1;
         Arc::new(Self {
             run_prefix: format!("{id}."),
             table: Mutex::default(),
@@ -80,12 +76,6 @@ impl Supervisor {
         format!("{}{rest}", self.run_prefix)
     }
 
-    /// Returns whether no other supervisor can have started a child that was listed before this
-    /// call.
-    pub(super) fn is_alone(&self) -> bool {
-        COUNT.load(Ordering::SeqCst) == 1
-    }
-
     /// Starts a process, of a run or not, and registers it. Until then, no run takes it for an
     /// orphan.
     pub(super) fn start(
@@ -110,10 +100,10 @@ impl Supervisor {
 
     /// Waits for the end of a started process and reaps it.
     pub(super) fn reap(&self, pid: Pid) -> Option<WaitStatus> {
-        // The long wait needs no lock. The later `waitpid` takes the lock and does not wait.
+        // The long wait needs no lock. The later `waitpid` takes the locks and does not wait.
         let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         while matches!(waitid(WaitId::Pid(pid), exited), Err(Errno::INTR)) {}
-        let mut table = self.table.lock();
+        let (_count, mut table) = (SUPERVISOR_COUNT.lock(), self.table.lock());
         table.own_children.remove(&pid);
         waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten().map(|(_, status)| status)
     }
@@ -121,7 +111,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        COUNT.fetch_sub(1, Ordering::SeqCst);
+        *SUPERVISOR_COUNT.lock() -= 1;
         if let Some(watcher) = self.exit_watcher.get_mut() {
             watcher.stop.cancel();
         }
