@@ -285,15 +285,18 @@ impl Server {
         };
         let writer_inputs = WriterInputs {
             checkpoint_signal,
-            counters: Arc::clone(&source_counters),
             health,
             deferrals,
-            workers: workers_link,
-            handlers: handler_table(&handlers),
             on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
             on_broken: Box::new(on_broken),
         };
-        let (writer, writer_thread) = writer::start(store, writer_inputs)?;
+        let (writer, writer_thread) = writer::start(
+            store,
+            Arc::clone(&source_counters),
+            workers_link,
+            handler_table(&handlers),
+            writer_inputs,
+        )?;
         let handlers = Arc::new(ArcSwap::new(handlers));
         let planners = Planners::new(ArcSwap::from_pointee(deferred_planners(&config, registry)));
         let expander = expander::start(Expander {

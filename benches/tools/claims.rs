@@ -14,7 +14,7 @@ use hooktrail::internals::domain::{HandlerId, NextStep, Outcome, SourceId};
 use hooktrail::internals::domain::{JobKeys, JobPlan, JobSpec};
 use hooktrail::internals::scheduler::HandlerLimits;
 use hooktrail::internals::scheduler::Scheduler;
-use hooktrail::internals::store::events::{self, DedupeCheck, InsertStatements, NewEvent};
+use hooktrail::internals::store::events::{self, InsertStatements, NewEvent};
 use hooktrail::internals::store::registry::{self, HandlerRegistration};
 use hooktrail::internals::store::{AttemptRecord, ClaimedJob, claim, finish};
 use hooktrail::internals::store::{Effects, WriteTransaction, WriterCache};
@@ -165,21 +165,16 @@ impl Database {
 /// Inserts an event with one job for each handler.
 fn insert_event(tx: &mut WriteTransaction<'_>, handlers: &[i64]) -> anyhow::Result<()> {
     let event = NewEvent {
-        reply_slot: 0,
         source: SourceId(1),
         uid: [7; 16],
         received_at_ms: tx.cache.wall_ms,
         method: "POST".to_owned(),
         path: "/hooks/a".to_owned(),
-        query: None,
         ip: "127.0.0.1".to_owned(),
         headers: b"content-type: application/json".to_vec(),
         body: BODY.to_vec(),
-        dedupe: DedupeCheck::default(),
-        expression_errors: None,
         plan: JobPlan::Evaluated(handlers.iter().copied().map(job_spec).collect()),
-        queue_limit: None,
-        body_memory: None,
+        ..NewEvent::default()
     };
     events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &event)?;
     Ok(())

@@ -139,6 +139,12 @@ pub enum JobPlan {
     Unevaluated(Arc<[HandlerId]>),
 }
 
+impl Default for JobPlan {
+    fn default() -> Self {
+        Self::Evaluated(Vec::new())
+    }
+}
+
 impl JobPlan {
     /// Returns true if no handler takes the event.
     pub fn is_empty(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::expression::{EvaluatorPool, EventContext};
 use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::ReadPool;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
-use crate::store::events::{DedupeCheck, NewEvent};
+use crate::store::events::NewEvent;
 use crate::store::handle::WriterHandle;
 use crate::store::operation::Operation;
 use crate::store::registry::Registry;
@@ -189,21 +189,15 @@ fn store_alert(
     // An event needs a random id. Without one the alert stays recorded.
     let Ok(uid) = clock::random_id() else { return };
     let event = (!planned.plan.is_empty()).then(|| NewEvent {
-        reply_slot: 0,
         source: subscribers.source,
         uid,
         received_at_ms: clock::wall_ms(),
         method: "POST".to_owned(),
-        path: String::new(),
-        query: None,
-        ip: String::new(),
         headers: b"content-type: application/json".to_vec(),
         body,
-        dedupe: DedupeCheck::default(),
         expression_errors: planned.expression_errors,
         plan: planned.plan,
-        queue_limit: None,
-        body_memory: None,
+        ..NewEvent::default()
     });
     writer.send(Operation::AlertEvent(Box::new(AlertEvent { alert, event })));
 }

@@ -16,7 +16,7 @@ use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
 /// An accepted request, encoded for its rows by the intake thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct NewEvent {
     /// The place of the waiting request in the intake thread's reply queue.
     pub reply_slot: usize,
@@ -51,23 +51,7 @@ impl NewEvent {
             mode: InsertMode::LookUp,
             ..DedupeCheck::default()
         };
-        Self {
-            reply_slot: 0,
-            source,
-            uid: [0; 16],
-            received_at_ms: 0,
-            method: String::new(),
-            path: String::new(),
-            query: None,
-            ip: String::new(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            dedupe,
-            expression_errors: None,
-            plan: JobPlan::Evaluated(Vec::new()),
-            queue_limit: None,
-            body_memory: None,
-        }
+        Self { source, dedupe, ..Self::default() }
     }
 }
 

@@ -39,6 +39,12 @@ impl ReplyQueue {
         into.append(&mut self.replies.lock());
     }
 
+    /// Replies that these events are not stored.
+    pub(super) fn reject(&self, new_events: &[NewEvent]) {
+        let slots = new_events.iter().map(|new_event| new_event.reply_slot);
+        self.push(slots.map(|slot| (slot, InsertReply::Unavailable)));
+    }
+
     pub(super) fn push(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
         self.replies.lock().extend(replies);
         (self.wake)();

@@ -110,8 +110,7 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
         check_access(path, access)?;
         let is_readonly = check_application_id(path, VERSION)?;
         anyhow::ensure!(access == Access::Read || !is_readonly, not_allowed(path, access));
-        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let conn = open_without_checkpoint(path)?;
         let version = version_of(&conn)?;
         anyhow::ensure!(
             version == VERSION,
@@ -135,6 +134,15 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
     })
 }
 
+/// Returns what is wrong with a file that can't be a database because of its type.
+pub(super) fn find_wrong_type(found: &fs::Metadata) -> Option<&'static str> {
+    match (found.is_dir(), found.is_file()) {
+        (true, _) => Some("is a folder: name a file in store.path"),
+        (_, false) => Some("is no regular file: name another file in store.path"),
+        _ => None,
+    }
+}
+
 /// Checks that there is a database that this user may use.
 fn check_access(path: &Path, access: Access) -> anyhow::Result<()> {
     let found = match fs::metadata(path) {
@@ -152,8 +160,9 @@ fn check_access(path: &Path, access: Access) -> anyhow::Result<()> {
     let Some(found) = found.filter(|found| !found.is_file() || found.len() > 0) else {
         anyhow::bail!("the database does not exist yet: start the server once");
     };
-    anyhow::ensure!(!found.is_dir(), "is a folder: name a file in store.path");
-    anyhow::ensure!(found.is_file(), "is no regular file: name another file in store.path");
+    if let Some(text) = find_wrong_type(&found) {
+        anyhow::bail!(text);
+    }
     let needed = match access {
         Access::Read => rustix::fs::Access::READ_OK,
         Access::Write => rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
@@ -196,9 +205,7 @@ const PRE_RELEASE: &str = "was created by a pre-release build of Hooktrail, whos
 pub(super) fn check_readable(path: &Path) -> Result<(), OpenError> {
     let check = || {
         check_application_id(path, VERSION)?;
-        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        conn.busy_timeout(super::BUSY_TIMEOUT)?;
+        let conn = open_without_checkpoint(path)?;
         if version_of(&conn)? > 0 {
             check_fixed(&conn)?;
             read_meta(&conn)?;
@@ -208,12 +215,18 @@ pub(super) fn check_readable(path: &Path) -> Result<(), OpenError> {
     check().map_err(|e| open_error_text(path, &e))
 }
 
-/// Inspects the file through a connection that leaves no trace. Returns whether this user can only read
-/// it.
-fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
+/// Opens an existing database, and leaves its WAL to the server when the connection closes.
+fn open_without_checkpoint(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.busy_timeout(super::BUSY_TIMEOUT)?;
+    Ok(conn)
+}
+
+/// Inspects the file through a connection that leaves no trace. Returns whether this user can only read
+/// it.
+fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
+    let conn = open_without_checkpoint(path)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     anyhow::ensure!(id != PRE_RELEASE_APPLICATION_ID, PRE_RELEASE);
@@ -344,20 +357,11 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
         log::warn!("{}: not enough free space for a copy before the migration", path.display());
         return Ok(None);
     }
-    // The copy has a temporary name until it is complete, because an incomplete one only takes up
-    // space.
-    let part = open_files::with_suffix(&copy, ".part");
-    let _ = fs::remove_file(&part);
-    drop(files::open_or_create(&part)?);
-    let copied = conn
-        .execute("VACUUM INTO ?1", [part.to_string_lossy()])
-        .map_err(anyhow::Error::from)
-        .and_then(|_| Ok(fs::File::open(&part)?.sync_all()?))
-        .and_then(|()| Ok(fs::rename(&part, &copy)?));
-    if let Err(e) = copied {
-        let _ = fs::remove_file(&part);
-        return Err(e.context(format!("{} could not be written", copy.display())));
-    }
+    rescue::create_complete(&copy, |part| {
+        conn.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
+        Ok(())
+    })
+    .with_context(|| format!("{} could not be written", copy.display()))?;
     log::info!("{}: copied to {} before the migration", path.display(), copy.display());
     Ok(Some(copy))
 }

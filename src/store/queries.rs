@@ -87,7 +87,11 @@ impl Selector {
         if let Some(handler) = &self.handler {
             filter.and("j.handler = (SELECT id FROM handlers WHERE name = ?)", handler.clone());
         }
-        self.add_common_conditions(&mut filter, "j.source", "j.created_at");
+        self.add_common_conditions(
+            &mut filter,
+            "j.source = (SELECT id FROM sources WHERE name = ?)",
+            "j.created_at",
+        );
         filter.parts.extend(self.state.map(|state| is_public(state).to_owned()));
         if let Some(detail) = &self.detail {
             filter.and(
@@ -104,21 +108,17 @@ impl Selector {
         if let Some(event) = self.event {
             filter.and("e.id = ?", event);
         }
-        self.add_common_conditions(&mut filter, "e.source", "e.received_at");
+        self.add_common_conditions(
+            &mut filter,
+            "e.source = (SELECT id FROM sources WHERE name = ?)",
+            "e.received_at",
+        );
         filter
     }
 
     fn rejection_filter(&self) -> SqlFilter {
         let mut filter = SqlFilter::new();
-        if let Some(source) = &self.source {
-            filter.and("r.source = ?", source.clone());
-        }
-        if let Some(since) = self.since_ms {
-            filter.and("r.at >= ?", since);
-        }
-        if let Some(until) = self.until_ms {
-            filter.and("r.at < ?", until);
-        }
+        self.add_common_conditions(&mut filter, "r.source = ?", "r.at");
         if let Some(detail) = &self.detail {
             filter.and("instr(r.reason, ?)", detail.clone());
         }
@@ -127,8 +127,7 @@ impl Selector {
 
     fn add_common_conditions(&self, filter: &mut SqlFilter, source: &str, time: &str) {
         if let Some(name) = &self.source {
-            filter
-                .and(&format!("{source} = (SELECT id FROM sources WHERE name = ?)"), name.clone());
+            filter.and(source, name.clone());
         }
         if let Some(since) = self.since_ms {
             filter.and(&format!("{time} >= ?"), since);

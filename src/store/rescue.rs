@@ -126,19 +126,29 @@ pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
 /// # Errors
 /// A read, a write or a sync failed. The incomplete copy is removed.
 pub fn copy(conn: &Connection, target: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
-    let part = with_suffix(target, ".part");
-    let copied = copy_pages(conn, &part, on_step)
-        .and_then(|()| Ok(File::open(&part)?.sync_all()?))
-        .and_then(|()| Ok(fs::rename(&part, target)?));
-    if copied.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    copied?;
+    create_complete(target, |part| copy_pages(conn, part, on_step))?;
     File::open(folder(target))?.sync_all().context("its folder could not be synced")
 }
 
+/// Creates a file with the content that `write` gives it. It has a temporary name until it is complete and
+/// synced, because an incomplete one only takes up space.
+pub(super) fn create_complete(
+    target: &Path,
+    write: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let part = with_suffix(target, ".part");
+    let _ = fs::remove_file(&part);
+    drop(files::open_or_create(&part)?);
+    let written = write(&part)
+        .and_then(|()| Ok(File::open(&part)?.sync_all()?))
+        .and_then(|()| Ok(fs::rename(&part, target)?));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
 fn copy_pages(conn: &Connection, part: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
-    drop(files::open_or_create(part)?);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut to = Connection::open_with_flags(part, flags)?;
     // No journal is needed: an incomplete copy is removed, and `copy` syncs a complete one.

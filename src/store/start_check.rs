@@ -24,6 +24,10 @@ pub enum StartProblem {
 }
 
 impl StartProblem {
+    fn at(path: &Path, text: &str) -> Self {
+        Self::Any(format!("{}: {text}", path.display()))
+    }
+
     fn from_io(path: &Path, text: &str, error: &io::Error) -> Self {
         let text_of = |text| io_error(path, text, error).to_string();
         match error.kind() {
@@ -43,19 +47,14 @@ pub fn check_start(path: &Path, is_served: bool) -> Result<(), StartProblem> {
     }
     let database = resolve(path).map_err(|e| StartProblem::from_io(path, "cannot be found", &e))?;
     let found = fs::metadata(&database).ok();
-    if found.as_ref().is_some_and(fs::Metadata::is_dir) {
-        let text = "is a folder: name a file in store.path";
-        return Err(StartProblem::Any(format!("{}: {text}", database.display())));
-    }
-    if found.as_ref().is_some_and(|found| !found.is_file()) {
-        let text = "is no regular file: name another file in store.path";
-        return Err(StartProblem::Any(format!("{}: {text}", database.display())));
+    if let Some(text) = found.as_ref().and_then(migrate::find_wrong_type) {
+        return Err(StartProblem::at(&database, text));
     }
     let folder = database.parent().unwrap_or(Path::new("/"));
     check_access(folder, Access::WRITE_OK | Access::EXEC_OK)?;
     if super::free_bytes(folder).is_ok_and(|free| free == 0) {
         let text = "the disk is full, and the server waits for space: free some";
-        return Err(StartProblem::Any(format!("{}: {text}", folder.display())));
+        return Err(StartProblem::at(folder, text));
     }
     for suffix in ["", ".lock", "-wal", "-shm"] {
         let file = with_suffix(&database, suffix);
@@ -64,7 +63,7 @@ pub fn check_start(path: &Path, is_served: bool) -> Result<(), StartProblem> {
         }
         if suffix == ".lock" && file.is_dir() {
             let text = "is a folder, and the server keeps its lock there: remove it";
-            return Err(StartProblem::Any(format!("{}: {text}", file.display())));
+            return Err(StartProblem::at(&file, text));
         }
     }
     let any = |e: super::OpenError| StartProblem::Any(e.to_string());
@@ -84,8 +83,7 @@ fn check_folder(path: &Path) -> Result<bool, StartProblem> {
     for ancestor in folder.ancestors() {
         match fs::metadata(ancestor) {
             Ok(found) if !found.is_dir() => {
-                let text = "is not a folder: change store.path";
-                return Err(StartProblem::Any(format!("{}: {text}", ancestor.display())));
+                return Err(StartProblem::at(ancestor, "is not a folder: change store.path"));
             }
             Ok(_) if ancestor == folder => return Ok(true),
             Ok(_) => {
@@ -122,10 +120,9 @@ fn check_write_lock(database: &Path) -> Result<(), StartProblem> {
     let deadline = Instant::now() + BUSY_TIMEOUT;
     while let Some(holder) = write_lock_holder(database) {
         if Instant::now() > deadline {
-            return Err(StartProblem::Any(format!(
-                "{}: held by {holder}, and the server waits for it: end it, or let it finish",
-                database.display()
-            )));
+            let text =
+                format!("held by {holder}, and the server waits for it: end it, or let it finish");
+            return Err(StartProblem::at(database, &text));
         }
         std::thread::sleep(LOCK_RETRY);
     }

@@ -64,11 +64,8 @@ const BLOCKED_BUSY_TIMEOUT: Duration = Duration::from_millis(100);
 /// The parts of the server that the writer works with.
 pub struct WriterInputs {
     pub checkpoint_signal: CheckpointSignal,
-    pub counters: Arc<SourceCounters>,
     pub health: Arc<WriterHealth>,
     pub deferrals: Arc<Deferrals>,
-    pub workers: WorkerLink,
-    pub handlers: HandlerTable,
     /// Called for each job that became dead. It must not block.
     pub on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
     /// Called with the reason when this process can confirm nothing more and must exit.
@@ -79,17 +76,14 @@ pub struct WriterInputs {
 ///
 /// # Errors
 /// The thread cannot be started, or the database cannot be read.
-pub fn start(store: Store, inputs: WriterInputs) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
-    let WriterInputs {
-        checkpoint_signal,
-        counters,
-        health,
-        deferrals,
-        workers,
-        handlers,
-        on_dead_job,
-        on_broken,
-    } = inputs;
+pub fn start(
+    store: Store,
+    counters: Arc<SourceCounters>,
+    workers: WorkerLink,
+    handlers: HandlerTable,
+    inputs: WriterInputs,
+) -> anyhow::Result<(WriterHandle, JoinHandle<()>)> {
+    let WriterInputs { health, deferrals, .. } = &inputs;
     let (sender, receiver) = bounded(CHANNEL_MESSAGES);
     let mut cache = WriterCache::read(&store.conn, store.clock)?;
     let mut backlog = Backlog::new();
@@ -114,20 +108,16 @@ pub fn start(store: Store, inputs: WriterInputs) -> anyhow::Result<(WriterHandle
         &cache.breakers,
         Arc::clone(&busy_threads),
     );
-    let handle = WriterHandle { sender, health: Arc::clone(&health), busy_threads };
+    let handle = WriterHandle { sender, health: Arc::clone(health), busy_threads };
     let mut writer = Writer {
         store,
         cache,
         jobs,
-        checkpoint_signal,
         recount: QueueRecount::new(counters),
-        health,
         version,
         retry_queue: Vec::new(),
         backlog,
-        deferrals,
-        on_dead_job,
-        on_broken,
+        inputs,
     };
     chunked_writes::wait_as_writer(&writer.store.conn)?;
     let thread =
@@ -139,9 +129,7 @@ struct Writer {
     store: Store,
     cache: WriterCache,
     jobs: JobDispatch,
-    checkpoint_signal: CheckpointSignal,
     recount: QueueRecount,
-    health: Arc<WriterHealth>,
     /// `PRAGMA data_version`, which changes when another connection writes.
     version: i64,
     /// Operations that could not be written yet. The outcomes are bounded, because no job starts
@@ -150,9 +138,7 @@ struct Writer {
     retry_queue: Vec<Operation>,
     /// Tasks that run between groups.
     backlog: Backlog,
-    deferrals: Arc<Deferrals>,
-    on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
-    on_broken: Box<dyn Fn(&str) + Send>,
+    inputs: WriterInputs,
 }
 
 /// The state of the database when a transaction began.
@@ -180,7 +166,7 @@ impl Writer {
         let mut group = Vec::new();
         let mut next_idle = Instant::now() + IDLE_INTERVAL;
         'running: loop {
-            self.health.heartbeat();
+            self.inputs.health.heartbeat();
             if let Some(change) = self.store.files.change().cloned() {
                 return self.save_database(&change, receiver);
             }
@@ -219,7 +205,7 @@ impl Writer {
             if self.can_run_backlog() {
                 self.run_backlog();
             }
-            if self.checkpoint_signal.should_restart_wal()
+            if self.inputs.checkpoint_signal.should_restart_wal()
                 && let Err(e) = checkpoint::passive(&self.store.conn)
                 && classify(&e) == ErrorKind::Sync
             {
@@ -265,13 +251,13 @@ impl Writer {
 
     /// Returns true if the backlog has tasks and the database can be written.
     fn can_run_backlog(&self) -> bool {
-        !self.backlog.is_empty() && self.health.get() == Health::Healthy
+        !self.backlog.is_empty() && self.inputs.health.get() == Health::Healthy
     }
 
     /// Returns true if operations wait that can be written now. While the database is blocked, `on_idle` tries
     /// to write them.
     fn should_write_retries(&self) -> bool {
-        !self.retry_queue.is_empty() && self.health.get() == Health::Healthy
+        !self.retry_queue.is_empty() && self.inputs.health.get() == Health::Healthy
     }
 
     /// Returns when the writer has work without any message.
@@ -291,7 +277,7 @@ impl Writer {
     /// Writes a group and sends the replies. Messages that did not fit into the time limit stay in
     /// `group`.
     fn write_group(&mut self, group: &mut Vec<WriteRequest>) {
-        if self.health.get() == Health::Broken {
+        if self.inputs.health.get() == Health::Broken {
             self.fail_group(group);
             return;
         }
@@ -336,7 +322,7 @@ impl Writer {
 
     /// Does what follows each commit, before any reply.
     fn after_commit(&mut self, has_external_write: bool) {
-        self.checkpoint_signal.notify_commit();
+        self.inputs.checkpoint_signal.notify_commit();
         self.mark_healthy();
         if has_external_write {
             // This comes first: a pause by the command line applies to this group's jobs too.
@@ -360,8 +346,8 @@ impl Writer {
                 self.after_commit(has_external_write);
                 self.cache.apply_deferred(&effects.deferred);
                 if let Some((source, events)) = self.backlog.commit(started_at.elapsed()) {
-                    self.deferrals.mark_settled(source, events);
-                    self.deferrals.set_counts(&self.cache.deferred);
+                    self.inputs.deferrals.mark_settled(source, events);
+                    self.inputs.deferrals.set_counts(&self.cache.deferred);
                 }
                 self.publish_counts(&effects);
                 self.publish_job_changes(&effects);
@@ -376,7 +362,9 @@ impl Writer {
                 log::error!("jobs could not be inserted: {e}");
                 let Some(failed) = self.backlog.fail_task() else { return };
                 match failed.follow_up {
-                    FailedTask::Event => self.deferrals.reset(failed.source, failed.remaining),
+                    FailedTask::Event => {
+                        self.inputs.deferrals.reset(failed.source, failed.remaining)
+                    }
                     FailedTask::ReplaceJob(reevaluation) => {
                         let record = reevaluation.write_failed_record(self.cache.wall_ms);
                         self.retry_queue.push(Operation::Finish(Box::new(record)));
@@ -475,7 +463,7 @@ impl Writer {
             reserve::release(&self.store.path);
         }
         let path = self.store.path.display();
-        let before = self.health.get();
+        let before = self.inputs.health.get();
         match classify(error) {
             ErrorKind::Sync => {
                 return self.mark_broken(&format!("a commit could not be synced ({error})"));
@@ -500,27 +488,27 @@ impl Writer {
             }
             _ => {}
         }
-        self.health.set(Health::Blocked);
+        self.inputs.health.set(Health::Blocked);
     }
 
     fn mark_healthy(&mut self) {
-        if self.health.get() == Health::Blocked {
+        if self.inputs.health.get() == Health::Blocked {
             log::info!("{}: can be written again", self.store.path.display());
             let _ = chunked_writes::wait_as_writer(&self.store.conn);
-            self.health.set(Health::Healthy);
+            self.inputs.health.set(Health::Healthy);
             self.jobs.resume();
         }
     }
 
     fn mark_broken(&self, reason: &str) {
-        self.health.set(Health::Broken);
-        (self.on_broken)(reason);
+        self.inputs.health.set(Health::Broken);
+        (self.inputs.on_broken)(reason);
     }
 
     /// Called when no message arrives for a while. Retries what could not be written, notices
     /// writes of other processes, and cuts a long WAL.
     fn on_idle(&mut self) {
-        match self.health.get() {
+        match self.inputs.health.get() {
             Health::Broken => return,
             Health::Blocked => return self.save_state(),
             Health::Healthy => {}
@@ -570,7 +558,7 @@ impl Writer {
         }
         loop {
             self.save_state();
-            match self.health.get() {
+            match self.inputs.health.get() {
                 Health::Healthy => break,
                 Health::Broken => return,
                 Health::Blocked if Instant::now() > deadline => {

@@ -396,7 +396,6 @@ impl IntakeRequest<'_> {
         let dedupe =
             DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
         let event = NewEvent {
-            reply_slot: 0,
             source: runtime.id,
             uid: clock::random_id().map_err(|_| Rejection::Unavailable)?,
             received_at_ms: now_ms,
@@ -405,12 +404,11 @@ impl IntakeRequest<'_> {
             query,
             ip: self.ip.clone(),
             headers,
-            body: Vec::new(),
             dedupe,
             expression_errors: planned.expression_errors,
             plan: job_plan,
             queue_limit: runtime.queue_limit.clone(),
-            body_memory: None,
+            ..NewEvent::default()
         };
         Ok((event, preset_response))
     }

@@ -5,41 +5,34 @@ use rusqlite::params;
 use super::super::breaker;
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
-use super::{
-    AttemptRecord, FinishResult, JobOrigin, VersionKey, keys, load_current_claim, transition,
-};
+use super::{AttemptRecord, JobOrigin, VersionKey, keys, load_current_claim, transition};
 use crate::domain::Outcome;
 use crate::domain::job::JobState;
 
 /// Writes an outcome and updates the job, if the claim is current: the job succeeds, waits for a retry,
-/// becomes dead or is cancelled.
+/// becomes dead or is cancelled. Returns its state. If the claim is no longer current, nothing changes.
 ///
 /// # Errors
 /// The write failed.
 pub fn finish(
     tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
-) -> rusqlite::Result<FinishResult> {
+) -> rusqlite::Result<Option<JobState>> {
     let Some(current) = load_current_claim(tx.conn, record.claim)? else {
         breaker::end_probe(tx.cache, record.handler, record.is_probe, tx.effects);
-        return Ok(FinishResult::Stale);
+        return Ok(None);
     };
-    let result = transition::finish(tx, record, &current)?;
-    let next_at = match result {
-        FinishResult::Ready => Some(record.ended_at_ms),
-        FinishResult::Scheduled { wait_ms, .. } => Some(record.ended_at_ms + wait_ms),
-        FinishResult::Ended(_) | FinishResult::Stale => None,
-    };
-    insert_attempt(tx, record, next_at)?;
+    let (state, wait_ms) = transition::finish(tx, record, &current)?;
+    insert_attempt(tx, record, wait_ms.map(|wait_ms| record.ended_at_ms + wait_ms))?;
     breaker::on_attempt(tx, record)?;
-    if result == FinishResult::Ended(JobState::Succeeded) {
+    if matches!(state, JobState::Succeeded) {
         let AttemptRecord { handler, source, claim, .. } = *record;
         tx.cache.blocks.add_success(tx.conn, handler, source, claim.job.0)?;
         if let Some((key, value)) = current.ordering_key.zip(current.version) {
             keys::record_version(tx.conn, handler, &VersionKey { key, value }, claim.job)?;
         }
     }
-    Ok(result)
+    Ok(Some(state))
 }
 
 /// Inserts the row of a finished attempt.

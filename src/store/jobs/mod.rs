@@ -11,7 +11,6 @@ use self::transition::IS_RUNNING;
 use super::statements::Statements;
 use super::writer_cache::WriterCache;
 use crate::domain::breaker::BreakerPolicy;
-use crate::domain::job::JobState;
 use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, NextStep, Outcome, SourceId};
 
@@ -162,21 +161,6 @@ impl AttemptRecord {
             crashes: 0,
         }
     }
-}
-
-/// What became of a job when its attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishResult {
-    /// It has succeeded, is dead or is cancelled.
-    Ended(JobState),
-    Ready,
-    /// The next attempt is due after `wait_ms`, at `due_ms` (database clock).
-    Scheduled {
-        due_ms: i64,
-        wait_ms: i64,
-    },
-    /// The claim was no longer current, and nothing changed.
-    Stale,
 }
 
 /// The columns of a running job whose claim is current.

@@ -11,9 +11,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use super::super::effects::{AlertCondition, Effects};
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
-use super::{
-    AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, FinishResult, JobOrigin, VersionKey,
-};
+use super::{AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, JobOrigin, VersionKey};
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::job_plan::{DebounceKey, KeyHash};
 use crate::domain::{HandlerId, JobId, NextStep, SourceId};
@@ -427,35 +425,27 @@ pub(in crate::store) fn outdate(
     release_next(tx, job.handler, Some(key))
 }
 
-/// Ends the attempt of a running job whose claim is current.
+/// Ends the attempt of a running job whose claim is current. Returns its state, and the wait until the next
+/// attempt if one follows.
 pub(in crate::store) fn finish(
     tx: &mut WriteTransaction<'_>,
     record: &AttemptRecord,
     current: &CurrentClaim,
-) -> rusqlite::Result<FinishResult> {
+) -> rusqlite::Result<(JobState, Option<i64>)> {
+    let (mut retry_wait_ms, mut failed_attempts) = (None, None);
     // A job that succeeds before it is stopped has succeeded, even if it was cancelled.
-    let (result, reason, failures) = match (&record.next, &current.cancel_reason) {
-        (NextStep::Succeeded, _) => (FinishResult::Ended(JobState::Succeeded), None, None),
-        (_, Some(reason)) => (FinishResult::Ended(JobState::Cancelled), Some(reason), None),
-        (NextStep::Dead(reason), None) => (FinishResult::Ended(JobState::Dead), Some(reason), None),
+    let (state, reason) = match (&record.next, &current.cancel_reason) {
+        (NextStep::Succeeded, _) => (JobState::Succeeded, None),
+        (_, Some(reason)) => (JobState::Cancelled, Some(reason)),
+        (NextStep::Dead(reason), None) => (JobState::Dead, Some(reason)),
         (NextStep::Retry { delay, failures }, None) => {
-            let result = match i64::try_from(delay.as_millis()).unwrap_or(i64::MAX) {
-                0 => FinishResult::Ready,
-                wait_ms => {
-                    let due_ms = tx.cache.now_ms.saturating_add(wait_ms);
-                    FinishResult::Scheduled { due_ms, wait_ms }
-                }
-            };
-            (result, None, Some(*failures))
+            retry_wait_ms = Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+            failed_attempts = Some(*failures);
+            (if delay.as_millis() == 0 { JobState::Ready } else { JobState::Scheduled }, None)
         }
     };
-    let (state, schedule) = match result {
-        FinishResult::Ended(state) => (state, None),
-        FinishResult::Scheduled { due_ms, wait_ms } => {
-            (JobState::Scheduled, Some((due_ms, wait_ms)))
-        }
-        FinishResult::Ready | FinishResult::Stale => (JobState::Ready, None),
-    };
+    let wait_ms = retry_wait_ms.filter(|_| state == JobState::Scheduled);
+    let due_ms = wait_ms.map(|wait_ms| tx.cache.now_ms.saturating_add(wait_ms));
     let changed = tx.conn.change(
         formatcp!(
             "UPDATE jobs SET state = ?2, reason = ?3, due_at = ?4, wait_ms = ?5,
@@ -466,28 +456,27 @@ pub(in crate::store) fn finish(
             record.claim.job,
             state,
             reason,
-            schedule.map(|(due_ms, _)| due_ms),
-            schedule.map(|(_, wait_ms)| wait_ms),
-            failures,
+            due_ms,
+            wait_ms,
+            failed_attempts,
             record.crashes,
             state.is_final().then_some(record.ended_at_ms),
         ],
     )?;
     debug_assert_eq!(changed, 1);
-    if state == JobState::Dead {
-        tx.effects.alerts.push(AlertCondition::DeadJob(record.claim.job, record.source));
+    match state {
+        JobState::Dead => {
+            tx.effects.alerts.push(AlertCondition::DeadJob(record.claim.job, record.source));
+        }
+        JobState::Ready => tx.effects.add_ready(record.handler),
+        _ => {}
     }
     if state.is_queued() {
         tx.effects.adjust_queued(record.source, 1);
     }
-    if let Some((due_ms, _)) = schedule {
-        tx.effects.add_due(due_ms);
-    }
+    due_ms.into_iter().for_each(|due_ms| tx.effects.add_due(due_ms));
     release_next(tx, record.handler, current.ordering_key.as_ref())?;
-    if state == JobState::Ready {
-        tx.effects.add_ready(record.handler);
-    }
-    Ok(result)
+    Ok((state, retry_wait_ms))
 }
 
 /// What becomes of a job whose expressions were evaluated again.

@@ -48,21 +48,13 @@ impl TestStore {
 
 fn alert_event(alert: PendingAlert) -> AlertEvent {
     let event = NewEvent {
-        reply_slot: 0,
         source: OWN,
         uid: [1; 16],
         received_at_ms: 1,
         method: "POST".into(),
-        path: String::new(),
-        query: None,
-        ip: String::new(),
-        headers: Vec::new(),
         body: b"{}".to_vec(),
-        dedupe: events::DedupeCheck::default(),
-        expression_errors: None,
         plan: JobPlan::Plain([HandlerId(2)].into()),
-        queue_limit: None,
-        body_memory: None,
+        ..NewEvent::default()
     };
     AlertEvent { alert, event: Some(event) }
 }

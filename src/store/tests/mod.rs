@@ -11,7 +11,7 @@ use super::jobs::claim::claim;
 use super::jobs::transition::{
     IS_BLOCKED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED, IS_WAITING,
 };
-use super::jobs::{self, AttemptRecord, ClaimedJob, FinishResult, finish, reevaluate, transition};
+use super::jobs::{self, AttemptRecord, ClaimedJob, finish, reevaluate, transition};
 use super::minute_counts::MinuteCounts;
 use super::source_counters::QueueLimit;
 use super::transaction_end::{write_directly, write_last};
@@ -21,6 +21,7 @@ use super::{Store, audit, open, registry};
 use crate::config::Durability;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::claim_request::ClaimRequest;
+use crate::domain::job::JobState;
 use crate::domain::job_plan::{
     DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, UniqueKey,
 };
@@ -109,21 +110,17 @@ impl TestStore {
 
     fn insert_plan(&mut self, plan: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
         let new_event = NewEvent {
-            reply_slot: 0,
             source: self.source,
             uid: [7; 16],
             received_at_ms: self.cache.wall_ms,
             method: "POST".into(),
             path: "/hooks/a".into(),
-            query: None,
             ip: "192.0.2.1".into(),
-            headers: Vec::new(),
             body: self.body.clone(),
             dedupe: dedupe.unwrap_or_default(),
-            expression_errors: None,
             plan,
             queue_limit: self.queue_limit.clone(),
-            body_memory: None,
+            ..NewEvent::default()
         };
         self.change(|tx| events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &new_event))
     }
@@ -173,7 +170,7 @@ impl TestStore {
         self.claim(max_jobs).iter().map(|job| job.claim.job.0).collect()
     }
 
-    fn finish(&mut self, job: &ClaimedJob, next: NextStep) -> FinishResult {
+    fn finish(&mut self, job: &ClaimedJob, next: NextStep) -> Option<JobState> {
         let outcome = match next {
             NextStep::Succeeded => Outcome::Succeeded,
             _ => Outcome::Failed,
@@ -188,7 +185,7 @@ impl TestStore {
         job: &ClaimedJob,
         result: (Outcome, bool),
         next: NextStep,
-    ) -> FinishResult {
+    ) -> Option<JobState> {
         let (outcome, is_permanent) = result;
         let record = AttemptRecord {
             claim: job.claim,

@@ -52,7 +52,7 @@ fn filled_store() -> TestStore {
             1 => test.finish(&job, dead()),
             2 | 3 => test.finish(&job, retry_after(DAY_MS as u64)),
             _ if handler == OTHER => test.finish(&job, dead()),
-            4 => FinishResult::Stale,
+            4 => None,
             _ => test.finish(&job, NextStep::Succeeded),
         };
     }

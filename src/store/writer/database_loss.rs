@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::super::effects::Effects;
-use super::super::events::InsertReply;
 use super::super::handle::{Health, WriteRequest, WriterMessage};
 use super::super::open_files::{FileChange, with_suffix};
 use super::super::operation::Isolation;
@@ -28,7 +27,7 @@ impl Writer {
         change: &FileChange,
         receiver: &Receiver<WriterMessage>,
     ) {
-        self.health.set(Health::Broken);
+        self.inputs.health.set(Health::Broken);
         log::error!("{change}: senders get 503, and what this server still holds is saved");
         self.write_outcomes(receiver);
         let reason = match self.checkpoint_into_database().map_or_else(|| self.rescue(receiver), Ok)
@@ -36,7 +35,7 @@ impl Writer {
             Ok(saved) => format!("{change}: {saved}"),
             Err(e) => format!("{change}, and its events could not be saved: {e:#}"),
         };
-        (self.on_broken)(&reason);
+        (self.inputs.on_broken)(&reason);
         // The process must exit by this error: a stop that is in progress must not report success.
         std::thread::sleep(Duration::from_secs(5));
     }
@@ -83,7 +82,7 @@ impl Writer {
         let target = rescue::target_path(path);
         let saved = self.wait_for_free_space(receiver).and_then(|()| {
             rescue::copy(&self.store.conn, &target, &mut || {
-                self.health.heartbeat();
+                self.inputs.health.heartbeat();
                 while let Ok(message) = receiver.try_recv() {
                     reject_message(message);
                 }
@@ -122,7 +121,7 @@ impl Writer {
                 );
                 is_reported = true;
             }
-            self.health.heartbeat();
+            self.inputs.health.heartbeat();
             match receiver.recv_timeout(FREE_SPACE_INTERVAL) {
                 Ok(message) => reject_message(message),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -154,8 +153,6 @@ impl Writer {
 /// Replies to a message without writing it.
 fn reject_message(message: WriterMessage) {
     if let WriterMessage::Write(WriteRequest::NewEvents(new_events, reply_queue)) = message {
-        reply_queue.push(
-            new_events.iter().map(|new_event| (new_event.reply_slot, InsertReply::Unavailable)),
-        );
+        reply_queue.reject(&new_events);
     }
 }

@@ -31,7 +31,11 @@ impl Writer {
                     reply_queue.push(new_events.iter().zip(results.by_ref().take(count)).map(
                         |(new_event, result)| match result {
                             OperationResult::Inserted(InsertReply::Deferred(event)) => {
-                                self.deferrals.keep_plan(new_event.source, event, &new_event.plan);
+                                self.inputs.deferrals.keep_plan(
+                                    new_event.source,
+                                    event,
+                                    &new_event.plan,
+                                );
                                 (new_event.reply_slot, InsertReply::Stored(event))
                             }
                             OperationResult::Inserted(reply) => (new_event.reply_slot, reply),
@@ -49,7 +53,7 @@ impl Writer {
         // The plans must be stored before the expander looks.
         if !effects.deferred.is_empty() {
             self.cache.apply_deferred(&effects.deferred);
-            self.deferrals.set_counts(&self.cache.deferred);
+            self.inputs.deferrals.set_counts(&self.cache.deferred);
         }
         self.publish_job_changes(effects);
     }
@@ -73,7 +77,7 @@ impl Writer {
         for &retry in &effects.dead_job_retries {
             self.backlog.push(BacklogTask::retry_dead_jobs(retry));
         }
-        effects.dead_jobs.iter().for_each(&self.on_dead_job);
+        effects.dead_jobs.iter().for_each(&self.inputs.on_dead_job);
         self.jobs.apply_effects(effects);
     }
 
@@ -115,13 +119,7 @@ impl Writer {
     pub(super) fn fail_group(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
-                WriteRequest::NewEvents(new_events, reply_queue) => {
-                    reply_queue.push(
-                        new_events
-                            .iter()
-                            .map(|new_event| (new_event.reply_slot, InsertReply::Unavailable)),
-                    );
-                }
+                WriteRequest::NewEvents(new_events, reply_queue) => reply_queue.reject(&new_events),
                 WriteRequest::Operation(Operation::Claim(request)) => {
                     self.jobs.record_failed_claim(&request)
                 }
