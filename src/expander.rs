@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::domain::job_plan::LateDedupe;
 use crate::domain::{EventId, SourceId};
-use crate::expression::{Busy, EvaluationResult, EventContext};
+use crate::expression::{Busy, EvaluationResult, EventContext, Priority};
 use crate::planner::{DeferredPlanner, PlannedEvent};
 use crate::store::backlog_task::BacklogTask;
 use crate::store::deferrals::{DeferralCounts, Deferrals};
@@ -264,7 +264,8 @@ impl Expander {
                 deferrals.wake();
             });
             let fairness_key = u64::try_from(source.0).unwrap_or(0);
-            self.task_builder.expressions.evaluate_deferred(
+            self.task_builder.expressions.evaluate_async(
+                Priority::Deferred,
                 fairness_key,
                 expressions,
                 &context,

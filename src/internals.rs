@@ -26,7 +26,7 @@ pub mod domain {
 pub mod expression {
     pub use crate::expression::{
         Busy, EvaluationResult, EvaluatorPool, EventContext, Expression, ExpressionSet,
-        HandlerDecision, HandlerExpressions, unsandboxed,
+        HandlerDecision, HandlerExpressions, Priority, unsandboxed,
     };
 }
 

@@ -13,7 +13,7 @@ use crossbeam_channel::bounded;
 use crate::config::{Config, Handler};
 use crate::domain::id_set::{IdRanges, IdSet};
 use crate::domain::{EventId, HandlerId, SourceId};
-use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet};
+use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet, Priority};
 use crate::planner::JobPlanner;
 use crate::store::audit::AuditEntry;
 use crate::store::queries::Selector;
@@ -346,7 +346,8 @@ impl ReplaySelection<'_> {
                 if results[index].is_none() {
                     let send_result = send_result.clone();
                     let on_result = Box::new(move |result| drop(send_result.send((index, result))));
-                    self.task_builder.expressions.evaluate_deferred(
+                    self.task_builder.expressions.evaluate_async(
+                        Priority::Deferred,
                         fairness_key(group.source),
                         expressions,
                         &context,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hooktrail::internals::expression::{
-    EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions,
+    EvaluatorPool, EventContext, Expression, ExpressionSet, HandlerExpressions, Priority,
 };
 use hooktrail::internals::process::Supervisor;
 
@@ -45,7 +45,13 @@ pub fn run(binary: &Path) -> anyhow::Result<()> {
     let binary = binary.canonicalize().with_context(|| format!("{}", binary.display()))?;
     let pool =
         EvaluatorPool::with_program(&binary, &std::env::temp_dir(), &Supervisor::new("bench"));
-    for when in [".form_id | length > 0", "[.. | strings] | length > 0"] {
+    let large_body = format!("\"{}\"", "x".repeat(64 << 10));
+    let large = EventContext { body: large_body.as_bytes(), ..context };
+    for (when, context) in [
+        (".form_id | length > 0", context),
+        ("[.. | strings] | length > 0", context),
+        ("length > 65535", large),
+    ] {
         let expressions = expressions(when);
         measure(&format!("{when}, by an evaluator process, alone"), 1, || {
             pool.evaluate(1, &expressions, &context).expect("results");
@@ -55,6 +61,7 @@ pub fn run(binary: &Path) -> anyhow::Result<()> {
             for _ in 0..8 {
                 let sender = sender.clone();
                 pool.evaluate_async(
+                    Priority::Intake,
                     1,
                     &expressions,
                     &context,

@@ -1,25 +1,26 @@
 //! Sends requests to one evaluator process and receives its responses. Large items go to an unnamed
 //! file while they arrive.
 
-use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
 
-use super::Items;
-use super::pending::ReceivedResult;
-use super::protocol::{Decoder, HandlerHead, PackedSizes, ResponseHead};
+use super::output::{MAX_ITEMS, MAX_OUTPUT_BYTES};
+use super::{EvaluationResult, Items};
 use crate::process::{ConnectionLost, SandboxedProcess};
 
 /// Items beyond this size go to a file.
 const MAX_MEMORY_BYTES: usize = 4 << 20;
 
-/// Limit of the head of a response, which holds no items.
-const MAX_HEAD_BYTES: usize = 16 << 20;
+/// Limit of the decision of one handler in a result, and of the key of `dedupe`: five keys or
+/// reasons, but no items.
+const MAX_DECISION_BYTES: usize = 32 << 10;
+
+/// Limit of the encoded end of an item.
+const MAX_END_BYTES: usize = 4;
 
 /// The capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -30,12 +31,6 @@ const TICK_INTERVAL: Duration = Duration::from_millis(30);
 /// Minimum time for receiving a response whose head has arrived, so that a large result is not
 /// lost.
 const MIN_RECEIVE_TIME: Duration = Duration::from_secs(5);
-
-/// A response with its items.
-pub(super) enum ReceivedResponse {
-    Expressions { dedupe: Result<Option<String>, String>, handlers: Vec<ReceivedResult> },
-    Outputs(Result<Items, String>),
-}
 
 /// Why no response came.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,91 +89,67 @@ impl EvaluatorConnection {
         Ok(())
     }
 
-    /// Receives the next response. `folder`: for the file of large items.
+    /// Receives the next result, of at most this number of handlers. `folder`: for the file of large
+    /// items.
     pub fn receive(
         &mut self,
+        max_handlers: usize,
         folder: &Path,
         policy: &mut WaitPolicy<'_>,
-    ) -> Result<ReceivedResponse, ConnectionError> {
+    ) -> Result<EvaluationResult, ConnectionError> {
+        let max_bytes = (max_handlers + 1) * MAX_DECISION_BYTES;
+        let mut result: EvaluationResult = self.receive_message(max_bytes, policy)?;
+        policy.deadline = policy.deadline.max(Instant::now() + MIN_RECEIVE_TIME);
+        for list in result.lists_mut() {
+            self.receive_items(list, folder, policy)?;
+        }
+        self.responses_received = self.responses_received.wrapping_add(1);
+        Ok(result)
+    }
+
+    /// Receives a message. It is allocated only if its length is allowed.
+    fn receive_message<T: DeserializeOwned>(
+        &mut self,
+        max_bytes: usize,
+        policy: &mut WaitPolicy<'_>,
+    ) -> Result<T, ConnectionError> {
         let mut length = [0; 4];
         self.read_exact(&mut length, policy)?;
         let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_HEAD_BYTES {
+        if length > max_bytes {
             return Err(ConnectionError::Malformed);
         }
-        let mut head = vec![0; length];
-        self.read_exact(&mut head, policy)?;
-        let head = Decoder(&head).head().ok_or(ConnectionError::Malformed)?;
-        policy.deadline = policy.deadline.max(Instant::now() + MIN_RECEIVE_TIME);
-        let response = match head {
-            ResponseHead::Outputs(Err(reason)) => ReceivedResponse::Outputs(Err(reason)),
-            ResponseHead::Outputs(Ok(sizes)) => {
-                ReceivedResponse::Outputs(Ok(self.receive_items(sizes, folder, policy)?))
-            }
-            ResponseHead::Expressions { dedupe, handlers } => {
-                let mut received = Vec::with_capacity(handlers.len());
-                for head in handlers {
-                    received.push(self.receive_handler(head, folder, policy)?);
-                }
-                ReceivedResponse::Expressions { dedupe, handlers: received }
-            }
-        };
-        self.responses_received = self.responses_received.wrapping_add(1);
-        Ok(response)
-    }
-
-    fn receive_handler(
-        &mut self,
-        head: HandlerHead,
-        folder: &Path,
-        policy: &mut WaitPolicy<'_>,
-    ) -> Result<ReceivedResult, ConnectionError> {
-        let (items, keys, key_errors) = match head {
-            HandlerHead::Skip => return Ok(ReceivedResult::Skip),
-            HandlerHead::Failed { key_index, reason } => {
-                return Ok(ReceivedResult::Failed { key_index, reason });
-            }
-            HandlerHead::Run { items, keys, key_errors } => (items, keys, key_errors),
-        };
-        let mut receive = |sizes: Option<PackedSizes>| {
-            sizes.map(|sizes| self.receive_items(sizes, folder, policy)).transpose()
-        };
-        Ok(ReceivedResult::Run { items: receive(items)?, keys: receive(keys)?, key_errors })
+        let mut message = vec![0; length];
+        self.read_exact(&mut message, policy)?;
+        postcard::from_bytes(&message).map_err(|_| ConnectionError::Malformed)
     }
 
     fn receive_items(
         &mut self,
-        sizes: PackedSizes,
+        items: &mut Items,
         folder: &Path,
         policy: &mut WaitPolicy<'_>,
-    ) -> Result<Items, ConnectionError> {
-        let mut ends = Vec::with_capacity(sizes.count as usize);
-        let mut end = 0_u64;
-        for _ in 0..sizes.count {
-            let mut length = [0; 4];
-            self.read_exact(&mut length, policy)?;
-            end += u64::from(u32::from_le_bytes(length));
-            ends.push(end);
-        }
-        if end != u64::from(sizes.bytes) {
+    ) -> Result<(), ConnectionError> {
+        items.ends = self.receive_message((MAX_ITEMS + 1) * MAX_END_BYTES, policy)?;
+        let mut bytes_left = usize::try_from(items.bytes()).unwrap_or(usize::MAX);
+        if !items.ends.is_sorted() || bytes_left > MAX_OUTPUT_BYTES {
             return Err(ConnectionError::Malformed);
         }
-        let mut bytes_left = sizes.bytes as usize;
         if bytes_left <= MAX_MEMORY_BYTES {
-            let mut bytes = vec![0; bytes_left];
-            self.read_exact(&mut bytes, policy)?;
-            return Ok(Items::new(bytes, ends));
+            items.memory.resize(bytes_left, 0);
+            return self.read_exact(&mut items.memory, policy);
         }
         let disk_error =
             |e: std::io::Error| ConnectionError::Disk(format!("{}: {e}", folder.display()));
-        let mut file = open_unnamed_file(folder).map_err(disk_error)?;
+        let mut file = tempfile::tempfile_in(folder).map_err(disk_error)?;
         while bytes_left > 0 {
             self.fill_buffer(policy)?;
             let chunk = self.read_buffered(bytes_left);
             file.write_all(chunk).map_err(disk_error)?;
             bytes_left -= chunk.len();
         }
-        Ok(Items::in_file(file, ends))
+        items.file = Some(file);
+        Ok(())
     }
 
     fn read_exact(
@@ -239,19 +210,4 @@ impl WaitPolicy<'_> {
             }
         }
     }
-}
-
-/// Opens a temporary file that disappears when it is closed. On a file system without unnamed files
-/// it has a name for a moment.
-fn open_unnamed_file(folder: &Path) -> std::io::Result<File> {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let (flags, mode) = (OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
-    if let Ok(file) = rustix::fs::open(folder, OFlags::TMPFILE | flags, mode) {
-        return Ok(file.into());
-    }
-    let number = LAST.fetch_add(1, Ordering::Relaxed);
-    let path = folder.join(format!(".items-{}-{number}", std::process::id()));
-    let file = rustix::fs::open(&path, OFlags::CREATE | OFlags::EXCL | flags, mode)?;
-    std::fs::remove_file(&path)?;
-    Ok(file.into())
 }

@@ -11,13 +11,10 @@ use jaq_core::{Ctx, ValT, Vars};
 use jaq_json::{Num, Val};
 
 use super::compiler::{self, JaqData, JaqFilter, VARIABLES};
-use super::output::{
-    BoundedWriter, HandlerOutput, HandlerResult, KeyErrors, MAX_ITEMS, MAX_OUTPUT_BYTES,
-    PackedStrings,
-};
-use super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
-use super::request::RawJobKeys;
-use super::{EXPRESSION_KEYS, EventContext, input, json, output};
+use super::output::{BoundedWriter, KeyErrors, MAX_ITEMS, MAX_OUTPUT_BYTES};
+use super::protocol::EvaluationRequest;
+use super::request::{EvaluationResult, HandlerDecision, HandlerMatch, KeySet, RawJobKeys};
+use super::{EXPRESSION_KEYS, EventContext, Items, input, json, output};
 
 /// Maximum number of compiled expressions in the cache. A full cache is emptied.
 const MAX_CACHED_FILTERS: usize = 512;
@@ -50,15 +47,17 @@ struct EvaluationState<'a> {
     current: Cell<u32>,
     /// Bytes of output still allowed.
     bytes_left: usize,
+    /// See [`EvaluationRequest`].
+    max_items: Option<u32>,
 }
 
 impl Evaluator {
     pub fn evaluate(
         &mut self,
-        request: &EvaluatorRequest,
+        request: &EvaluationRequest<'_>,
         event: &EventContext<'_>,
         stage: &dyn Fn(u32),
-    ) -> EvaluatorResponse {
+    ) -> EvaluationResult {
         let mut evaluation = EvaluationState {
             event,
             input: OnceCell::new(),
@@ -66,23 +65,9 @@ impl Evaluator {
             on_stage: stage,
             current: Cell::new(0),
             bytes_left: MAX_OUTPUT_BYTES,
+            max_items: request.max_items,
         };
-        match request {
-            EvaluatorRequest::Outputs { text, max } => {
-                EvaluatorResponse::Outputs(self.evaluate_outputs(text, *max, &mut evaluation))
-            }
-            EvaluatorRequest::Expressions(request) => {
-                self.evaluate_expressions(request, &mut evaluation)
-            }
-        }
-    }
-
-    fn evaluate_expressions(
-        &mut self,
-        request: &RequestedExpressions,
-        evaluation: &mut EvaluationState<'_>,
-    ) -> EvaluatorResponse {
-        let dedupe = match &request.dedupe {
+        let dedupe = match request.dedupe {
             None => Ok(None),
             Some(text) => evaluation.run_guarded(
                 0,
@@ -94,21 +79,20 @@ impl Evaluator {
                 },
             ),
         };
-        let mut number = 1;
-        let mut handlers = Vec::with_capacity(request.handlers.len());
-        for handler in &request.handlers {
-            handlers.push(self.evaluate_handler(handler, number, evaluation));
-            number += EXPRESSION_KEYS.len() as u32;
-        }
-        EvaluatorResponse::Expressions { dedupe, handlers }
+        let numbers = (1..).step_by(EXPRESSION_KEYS.len());
+        let handlers = request.handlers.iter().zip(numbers);
+        let handlers = handlers
+            .map(|(handler, number)| self.evaluate_handler(handler, number, &mut evaluation))
+            .collect();
+        EvaluationResult { dedupe, handlers }
     }
 
     fn evaluate_handler(
         &mut self,
-        handler: &[Option<String>; 6],
+        handler: &[Option<&str>; EXPRESSION_KEYS.len()],
         number: u32,
         evaluation: &mut EvaluationState<'_>,
-    ) -> HandlerResult {
+    ) -> HandlerDecision {
         let [when, split, keys @ ..] = handler;
         if let Some(when) = when {
             let is_match = evaluation.run_guarded(
@@ -118,8 +102,8 @@ impl Evaluator {
             );
             match is_match {
                 Ok(true) => {}
-                Ok(false) => return HandlerResult::Skip,
-                Err(reason) => return HandlerResult::Failed { key_index: 0, reason },
+                Ok(false) => return HandlerDecision::Skip,
+                Err(reason) => return HandlerDecision::failed(0, reason),
             }
         }
         let mut key_expressions =
@@ -131,56 +115,20 @@ impl Evaluator {
                 Err(reason) => key_expressions.errors.record(index, None, reason),
             }
         }
-        let has_keys = keys.iter().any(Option::is_some);
-        let mut handler_output = HandlerOutput {
-            items: None,
-            keys: has_keys.then(PackedStrings::default),
-            key_errors: Vec::new(),
-        };
-        let result = match split {
-            None => {
-                evaluation.evaluate_keys(&mut key_expressions, None, handler_output.keys.as_mut())
-            }
-            Some(split) => {
-                let split = self.compile(split);
-                let items = PackedStrings::default();
-                evaluation
-                    .split_items(
-                        split,
-                        number + 1,
-                        &mut key_expressions,
-                        items,
-                        handler_output.keys.as_mut(),
-                    )
-                    .map(|items| {
-                        handler_output.items = Some(items);
-                    })
-            }
-        };
-        handler_output.key_errors = key_expressions.errors.to_lines();
-        match result {
-            Ok(()) => HandlerResult::Run(handler_output),
-            Err(reason) => HandlerResult::Failed { key_index: 1, reason },
-        }
-    }
-
-    fn evaluate_outputs(
-        &mut self,
-        text: &str,
-        max: u32,
-        evaluation: &mut EvaluationState<'_>,
-    ) -> Result<PackedStrings, String> {
-        evaluation.run_guarded(
-            0,
-            || self.compile(text),
-            |evaluation, compiled| {
-                let mut packed = PackedStrings::default();
-                for output in evaluation.run(compiled, evaluation.input()).take(max as usize) {
-                    evaluation.pack(&output?, &mut packed)?;
+        let mut handler_match = HandlerMatch::default();
+        if let Some(split) = split {
+            let split = self.compile(split);
+            match evaluation.split_items(split, number + 1, &mut key_expressions) {
+                Ok((items, keys)) => {
+                    (handler_match.items, handler_match.keys) = (Some(items), keys);
                 }
-                Ok(packed)
-            },
-        )
+                Err(reason) => return HandlerDecision::failed(1, reason),
+            }
+        } else if !key_expressions.all.is_empty() {
+            handler_match.keys = KeySet::One(evaluation.evaluate_keys(&mut key_expressions, None));
+        }
+        handler_match.key_errors = key_expressions.errors.to_lines();
+        HandlerDecision::Run(handler_match)
     }
 
     fn compile(&mut self, text: &str) -> Result<Rc<CompiledExpression>, String> {
@@ -267,29 +215,33 @@ impl EvaluationState<'_> {
         split: Result<Rc<CompiledExpression>, String>,
         number: u32,
         key_expressions: &mut KeyExpressions,
-        mut items: PackedStrings,
-        mut keys: Option<&mut PackedStrings>,
-    ) -> Result<PackedStrings, String> {
+    ) -> Result<(Items, KeySet), String> {
+        let has_keys = !key_expressions.all.is_empty();
+        let max_items = self.max_items.map_or(usize::MAX, |max| max as usize);
+        let (mut items, mut all_keys) = (Items::default(), Items::default());
         self.run_guarded(
             number,
             || split,
             |evaluation, compiled| {
-                for output in evaluation.run(compiled, evaluation.input()) {
+                for output in evaluation.run(compiled, evaluation.input()).take(max_items) {
                     let item = output?;
                     if items.len() >= MAX_ITEMS {
                         return Err("more than 100,000 items".to_owned());
                     }
-                    evaluation.pack(&item, &mut items)?;
-                    evaluation.evaluate_keys(
-                        key_expressions,
-                        Some((&item, items.len())),
-                        keys.as_deref_mut(),
-                    )?;
-                    evaluation.enter_stage(number);
+                    evaluation.add_item(&item, &mut items)?;
+                    if has_keys {
+                        let item = Some((&item, items.len()));
+                        let keys = evaluation.evaluate_keys(key_expressions, item);
+                        let bytes_left =
+                            evaluation.bytes_left.checked_sub(keys.add_to(&mut all_keys));
+                        evaluation.bytes_left = bytes_left.ok_or_else(output::too_much_output)?;
+                        evaluation.enter_stage(number);
+                    }
                 }
-                Ok(items)
+                Ok(())
             },
-        )
+        )?;
+        Ok((items, if has_keys { KeySet::Many(all_keys) } else { KeySet::None }))
     }
 
     /// Evaluates the keys of an item, given with its number, or of the event.
@@ -297,9 +249,7 @@ impl EvaluationState<'_> {
         &mut self,
         key_expressions: &mut KeyExpressions,
         item: Option<(&Val, usize)>,
-        to: Option<&mut PackedStrings>,
-    ) -> Result<(), String> {
-        let Some(to) = to else { return Ok(()) };
+    ) -> RawJobKeys {
         let mut keys = RawJobKeys::default();
         for (index, compiled) in &key_expressions.all {
             let number = key_expressions.number + u32::try_from(*index).unwrap_or(0);
@@ -318,16 +268,13 @@ impl EvaluationState<'_> {
                 key_expressions.errors.record(*index, item.map(|(_, number)| number), reason);
             }
         }
-        keys.encode(&mut to.bytes);
-        let size = to.finish_text();
-        self.bytes_left = self.bytes_left.checked_sub(size).ok_or_else(output::too_much_output)?;
-        Ok(())
+        keys
     }
 
-    fn pack(&mut self, value: &Val, to: &mut PackedStrings) -> Result<(), String> {
-        let mut bounded = BoundedWriter { to: &mut to.bytes, bytes_left: &mut self.bytes_left };
+    fn add_item(&mut self, value: &Val, to: &mut Items) -> Result<(), String> {
+        let mut bounded = BoundedWriter { to: &mut to.memory, bytes_left: &mut self.bytes_left };
         json::write(value, &mut bounded).map_err(|e| e.to_string())?;
-        to.finish_text();
+        to.finish_item();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::evaluate::{Evaluator, STAGE_INPUT};
-use super::protocol::{self, Decoder};
+use super::protocol;
 use crate::process::{Sandbox, apply_limits, enter_sandbox_early};
 
 /// The command that starts an evaluator, hidden from help.
@@ -83,12 +83,11 @@ fn serve(sandbox: &Sandbox, mut flush_each: u32) -> io::Result<()> {
         request_bytes.resize(u32::from_le_bytes(length) as usize, 0);
         from.read_exact(&mut request_bytes)?;
         sandbox.begin(STAGE_INPUT);
-        let mut decoder = Decoder(&request_bytes);
-        let request = decoder.request().ok_or(io::ErrorKind::InvalidData)?;
-        let response = decoder
-            .event(|event| evaluator.evaluate(&request, event, &|stage| sandbox.set_stage(stage)));
-        let response = response.ok_or(io::ErrorKind::InvalidData)?;
-        protocol::write_response(&response, &mut to)?;
+        let result = protocol::decode_request(&request_bytes, |request, event| {
+            evaluator.evaluate(request, event, &|stage| sandbox.set_stage(stage))
+        });
+        let mut result = result.map_err(|_| io::ErrorKind::InvalidData)?;
+        protocol::write_result(&mut result, &mut to)?;
         let is_last_of_batch = from.buffer().is_empty();
         if is_last_of_batch || flush_each > 0 || last_flush.elapsed() > MAX_FLUSH_DELAY {
             flush_each = flush_each.saturating_sub(1);

@@ -7,10 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::{ConnectionError, EvaluatorConnection, ReceivedResponse, WaitPolicy};
-use super::queue::{
-    EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, QueueEvent, RequestKind,
-};
+use super::connection::{ConnectionError, EvaluatorConnection, WaitPolicy};
+use super::queue::{EvaluationQueue, Priority, QueueEvent, QueuedRequest};
 use crate::process::{CommandSpec, ExitStatus, SandboxExit, SandboxedProcess, StartError};
 
 /// A process that is idle for this long is stopped.
@@ -110,7 +108,7 @@ impl EvaluatorThread {
     /// Evaluates a group of requests. `false`: no process could be started.
     fn run_group(
         &self,
-        mut requests: VecDeque<EvaluationRequest>,
+        mut requests: VecDeque<QueuedRequest>,
         idle: &mut Option<EvaluatorConnection>,
     ) -> bool {
         let mut flush_each = 0;
@@ -159,7 +157,7 @@ impl EvaluatorThread {
     }
 
     /// Time that a process may still spend on the request.
-    fn time_left(&self, request: &EvaluationRequest) -> Duration {
+    fn time_left(&self, request: &QueuedRequest) -> Duration {
         let event_deadline =
             request.started_at.map(|started_at| started_at + self.priority.per_event_limit());
         let total_deadline = self.priority.total_limit().map(|limit| request.queued_at + limit);
@@ -172,7 +170,7 @@ impl EvaluatorThread {
     fn evaluate(
         &self,
         connection: &mut EvaluatorConnection,
-        requests: &mut VecDeque<EvaluationRequest>,
+        requests: &mut VecDeque<QueuedRequest>,
     ) -> ProcessFate {
         if let Some(first) = requests.front_mut() {
             first.started_at.get_or_insert_with(Instant::now);
@@ -208,8 +206,9 @@ impl EvaluatorThread {
                 self.queue.expire_waiting(self.priority)
             };
             let mut policy = WaitPolicy { deadline, tick: &mut tick };
-            match connection.receive(&self.folder, &mut policy) {
-                Ok(response) => complete(request, response),
+            let handler_count = request.pending.handler_count();
+            match connection.receive(handler_count, &self.folder, &mut policy) {
+                Ok(result) => request.pending.add_result(result),
                 Err(ConnectionError::Exited) => {
                     requests.push_front(request);
                     return ProcessFate::Exited;
@@ -247,18 +246,18 @@ impl EvaluatorThread {
     fn send(
         &self,
         connection: &EvaluatorConnection,
-        requests: &VecDeque<EvaluationRequest>,
+        requests: &VecDeque<QueuedRequest>,
     ) -> Result<(), ConnectionError> {
         let deadline = Instant::now() + self.priority.per_event_limit();
         let mut policy =
             WaitPolicy { deadline, tick: &mut |_| self.queue.expire_waiting(self.priority) };
         if let ([request], []) | ([], [request]) = requests.as_slices() {
-            connection.send(&request.encode_head(), &mut policy)?;
+            connection.send(&request.pending.encode(&request.encoded_event), &mut policy)?;
             return connection.send(&request.encoded_event, &mut policy);
         }
         let mut all = Vec::new();
         for request in requests {
-            all.extend_from_slice(&request.encode_head());
+            all.extend_from_slice(&request.pending.encode(&request.encoded_event));
             all.extend_from_slice(&request.encoded_event);
         }
         connection.send(&all, &mut policy)
@@ -267,9 +266,9 @@ impl EvaluatorThread {
     /// Handles a missing response of a process that still runs.
     fn on_no_response(
         &self,
-        mut request: EvaluationRequest,
+        mut request: QueuedRequest,
         error: ConnectionError,
-        requests: &mut VecDeque<EvaluationRequest>,
+        requests: &mut VecDeque<QueuedRequest>,
     ) {
         match error {
             // Other requests took most of its time.
@@ -280,10 +279,7 @@ impl EvaluatorThread {
             ConnectionError::TimedOut => {
                 let reason =
                     format!("took more than {} s", self.priority.per_event_limit().as_secs_f32());
-                if let RequestKind::Expressions(pending) = &mut request.kind {
-                    pending.fail_all(&reason);
-                }
-                finish(request, &reason);
+                request.pending.fail_all(&reason);
             }
             ConnectionError::Disk(reason) => {
                 log::warn!("expressions: large items can't be written: {reason}")
@@ -304,7 +300,7 @@ impl EvaluatorThread {
         &self,
         current: Option<(usize, u32)>,
         end: SandboxExit,
-        requests: &mut VecDeque<EvaluationRequest>,
+        requests: &mut VecDeque<QueuedRequest>,
     ) -> bool {
         let (index, stage) = current.unwrap_or_default();
         let Some(mut request) = requests.remove(index) else { return true };
@@ -331,32 +327,19 @@ impl EvaluatorThread {
             }
         }
         let reason = self.reason(&end);
-        if let RequestKind::Expressions(pending) = &mut request.kind {
-            pending.fail(stage, &reason);
-            if pending.is_empty() {
-                finish(request, &reason);
-                return true;
-            }
-            request.started_at.get_or_insert_with(Instant::now);
-            if self.time_left(&request) >= MIN_RETRY_BUDGET {
-                requests.push_front(request);
-                return true;
-            }
-            if let RequestKind::Expressions(pending) = &mut request.kind {
-                pending.fail_all(&reason);
-            }
+        request.pending.fail(stage, &reason);
+        request.started_at.get_or_insert_with(Instant::now);
+        if !request.pending.is_empty() && self.time_left(&request) >= MIN_RETRY_BUDGET {
+            requests.push_front(request);
+        } else {
+            request.pending.fail_all(&reason);
         }
-        finish(request, &reason);
         true
     }
 
     /// Retries a request whose process was killed from outside. It waits and is the next of this
     /// thread. The other requests go back to the queue, so that they need not wait for it.
-    fn retry_later(
-        &self,
-        mut request: EvaluationRequest,
-        requests: &mut VecDeque<EvaluationRequest>,
-    ) {
+    fn retry_later(&self, mut request: QueuedRequest, requests: &mut VecDeque<QueuedRequest>) {
         let wait = EXTERNAL_KILL_BACKOFF * (1 << (request.external_kills - 1));
         log::warn!(
             "expressions: an evaluator process was killed, not by this server: retrying its event"
@@ -407,35 +390,4 @@ fn is_from_outside(status: ExitStatus) -> bool {
         status,
         ExitStatus::Signal(SIGHUP | SIGINT | SIGKILL | SIGQUIT | SIGTERM | SIGUSR1 | SIGUSR2)
     )
-}
-
-/// Completes a request of which no expression is left to evaluate.
-fn finish(mut request: EvaluationRequest, reason: &str) {
-    let kind = std::mem::replace(&mut request.kind, RequestKind::Finished);
-    match kind {
-        RequestKind::Expressions(pending) => match pending.finish() {
-            Some(result) => request.complete(EvaluationOutcome::Expressions(result)),
-            None => request.complete(EvaluationOutcome::Busy),
-        },
-        RequestKind::Outputs { .. } => {
-            request.complete(EvaluationOutcome::Outputs(Err(reason.to_owned())))
-        }
-        RequestKind::Finished => {}
-    }
-}
-
-fn complete(mut request: EvaluationRequest, response: ReceivedResponse) {
-    match (std::mem::replace(&mut request.kind, RequestKind::Finished), response) {
-        (
-            RequestKind::Expressions(mut pending),
-            ReceivedResponse::Expressions { dedupe, handlers },
-        ) => match pending.add_results(dedupe, handlers).and_then(|()| pending.finish()) {
-            Some(result) => request.complete(EvaluationOutcome::Expressions(result)),
-            None => request.complete(EvaluationOutcome::Busy),
-        },
-        (RequestKind::Outputs { .. }, ReceivedResponse::Outputs(outputs)) => {
-            request.complete(EvaluationOutcome::Outputs(outputs))
-        }
-        _ => request.complete(EvaluationOutcome::Busy),
-    }
 }

@@ -4,28 +4,29 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Items one after another, each the JSON text of an output.
-#[derive(Debug)]
-pub struct Items {
-    bytes: ItemBytes,
-    /// The end of each item.
-    ends: Vec<u64>,
-}
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug)]
-enum ItemBytes {
-    Memory(Vec<u8>),
-    File(File),
+/// Items one after another, each the JSON text of an output. In a message it is empty, and
+/// its contents follow.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Items {
+    #[serde(skip)]
+    pub(crate) memory: Vec<u8>,
+    /// The items, if they are too large for `memory`.
+    #[serde(skip)]
+    pub(crate) file: Option<File>,
+    /// The end of each item.
+    #[serde(skip)]
+    pub(crate) ends: Vec<u64>,
 }
 
 impl Items {
-    /// `ends`: the end of each item in `bytes`.
-    pub fn new(bytes: Vec<u8>, ends: Vec<u64>) -> Self {
-        Self { bytes: ItemBytes::Memory(bytes), ends }
-    }
-
-    pub fn in_file(file: File, ends: Vec<u64>) -> Self {
-        Self { bytes: ItemBytes::File(file), ends }
+    /// Marks what was added to `memory` as one item; returns its length.
+    pub(crate) fn finish_item(&mut self) -> usize {
+        let start = self.bytes();
+        let end = self.memory.len() as u64;
+        self.ends.push(end);
+        usize::try_from(end - start).unwrap_or(usize::MAX)
     }
 
     pub fn len(&self) -> usize {
@@ -50,11 +51,9 @@ impl Items {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         let to_usize = |offset: u64| usize::try_from(offset).map_err(io::Error::other);
         item.clear();
-        match &self.bytes {
-            ItemBytes::Memory(bytes) => {
-                item.extend_from_slice(&bytes[to_usize(start)?..to_usize(end)?])
-            }
-            ItemBytes::File(file) => {
+        match &self.file {
+            None => item.extend_from_slice(&self.memory[to_usize(start)?..to_usize(end)?]),
+            Some(file) => {
                 item.resize(to_usize(end - start)?, 0);
                 file.read_exact_at(item, start)?;
             }
@@ -71,10 +70,11 @@ mod tests {
 
     #[test]
     fn items_are_read_one_by_one_from_memory_and_from_a_file() {
-        let (bytes, ends) = (b"12{}".to_vec(), vec![1, 1, 2, 4]);
+        let (memory, ends) = (b"12{}".to_vec(), vec![1, 1, 2, 4]);
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&bytes).unwrap();
-        for items in [Items::new(bytes, ends.clone()), Items::in_file(file, ends)] {
+        file.write_all(&memory).unwrap();
+        let in_file = Items { file: Some(file), ends: ends.clone(), ..Items::default() };
+        for items in [Items { memory, ends, file: None }, in_file] {
             assert_eq!((items.len(), items.bytes()), (4, 4));
             let mut item = b"old".to_vec();
             for (index, expected) in [&b"1"[..], b"", b"2", b"{}"].into_iter().enumerate() {

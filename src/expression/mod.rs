@@ -29,8 +29,8 @@ pub mod unsandboxed;
 
 pub use event_context::EventContext;
 pub use items::Items;
-pub use pool::{Busy, EvaluatorPool};
-pub use queue::{DEDUPE_TIMEOUT, HANDLERS_TIMEOUT};
+pub use pool::EvaluatorPool;
+pub use queue::{Busy, DEDUPE_TIMEOUT, Priority};
 pub use request::{
     EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
     RawJobKeys,

@@ -23,47 +23,6 @@ const MAX_KEY_BYTES: usize = 2 << 10;
 /// Limit of a reason, which may quote values of any size.
 const MAX_REASON_BYTES: usize = 400;
 
-/// Texts one after another.
-#[derive(Debug, Default)]
-pub(super) struct PackedStrings {
-    pub bytes: Vec<u8>,
-    pub ends: Vec<u32>,
-}
-
-impl PackedStrings {
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Marks what was added to `bytes` as one text; returns its length.
-    pub fn finish_text(&mut self) -> usize {
-        let start = self.ends.last().copied().unwrap_or(0);
-        let end = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        self.ends.push(end);
-        (end - start) as usize
-    }
-}
-
-/// The result of one handler's expressions.
-#[derive(Debug)]
-pub(super) enum HandlerResult {
-    Skip,
-    /// `key_index`: the place in [`EXPRESSION_KEYS`].
-    Failed {
-        key_index: u8,
-        reason: String,
-    },
-    Run(HandlerOutput),
-}
-
-#[derive(Debug)]
-pub(super) struct HandlerOutput {
-    pub items: Option<PackedStrings>,
-    /// One for each item; without `split` exactly one.
-    pub keys: Option<PackedStrings>,
-    pub key_errors: Vec<String>,
-}
-
 /// A writer that fails when the output exceeds its limit.
 pub(super) struct BoundedWriter<'a> {
     pub to: &'a mut Vec<u8>,

@@ -1,34 +1,23 @@
-//! A request under way: the expressions that still have no result, as responses arrive and
+//! A request under way: the expressions that still have no result, as results arrive and
 //! processes end.
 
 use super::evaluate::STAGE_EXPRESSION;
-use super::protocol::Encoder;
+use super::protocol::EvaluationRequest;
 use super::request::{
-    EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch, InlineResults, KeySet,
-    RawJobKeys,
+    EvaluationResult, HandlerDecision, HandlerExpressions, HandlerMatch, InlineResults,
 };
-use super::{EXPRESSION_KEYS, EventContext, Expression, ExpressionSet, Items};
+use super::{EXPRESSION_KEYS, EventContext, Expression, ExpressionSet};
 
-/// The expressions of one event that still need an evaluator.
+/// The expressions of one event that still need an evaluator, and the results of the others.
 pub(super) struct PendingRequest {
     dedupe: Option<Expression>,
-    /// With their places among the results.
+    /// With their places in `decisions`.
     handlers: Vec<(usize, HandlerExpressions)>,
-    known: KnownResults,
-}
-
-struct KnownResults {
-    dedupe: Result<Option<String>, String>,
-    handlers: Vec<Option<HandlerDecision>>,
+    max_items: Option<u32>,
+    dedupe_result: Result<Option<String>, String>,
+    decisions: Vec<Option<HandlerDecision>>,
     /// Errors of key expressions that were removed, by the handler's place.
     key_errors: Vec<(usize, String)>,
-}
-
-/// The result of a handler's expressions, with its items received.
-pub(super) enum ReceivedResult {
-    Skip,
-    Failed { key_index: u8, reason: String },
-    Run { items: Option<Items>, keys: Option<Items>, key_errors: Vec<String> },
 }
 
 impl PendingRequest {
@@ -39,12 +28,25 @@ impl PendingRequest {
         let pending = pending.filter(|(_, (result, _))| result.is_none());
         Self {
             handlers: pending.map(|(place, (_, handler))| (place, handler.clone())).collect(),
-            known: KnownResults {
-                dedupe: Ok(dedupe.clone().flatten()),
-                handlers,
-                key_errors: Vec::new(),
-            },
+            max_items: None,
+            decisions: handlers,
+            key_errors: Vec::new(),
             dedupe: expressions.dedupe().filter(|_| dedupe.is_none()).cloned(),
+            dedupe_result: Ok(dedupe.flatten()),
+        }
+    }
+
+    /// Requests the first outputs of one expression, as the items of a handler. See
+    /// [`EvaluationResult::into_outputs`].
+    pub fn outputs(expression: &Expression, max: u32) -> Self {
+        let split = Some(expression.clone());
+        Self {
+            dedupe: None,
+            handlers: vec![(0, HandlerExpressions { split, ..HandlerExpressions::default() })],
+            max_items: Some(max),
+            dedupe_result: Ok(None),
+            decisions: vec![None],
+            key_errors: Vec::new(),
         }
     }
 
@@ -52,9 +54,19 @@ impl PendingRequest {
         self.dedupe.is_none() && self.handlers.is_empty()
     }
 
-    pub fn encode(&self, to: &mut Encoder) {
-        let dedupe = self.dedupe.as_ref().map(Expression::text);
-        to.expressions(dedupe, self.handlers.iter().map(|(_, handler)| handler));
+    /// The number of handlers that still need an evaluator.
+    pub fn handler_count(&self) -> usize {
+        self.handlers.len()
+    }
+
+    pub fn encode(&self, encoded_event: &[u8]) -> Vec<u8> {
+        let handlers = self.handlers.iter().map(|(_, handler)| handler.parts());
+        let request = EvaluationRequest {
+            dedupe: self.dedupe.as_ref().map(Expression::text),
+            handlers: handlers.map(|parts| parts.map(|part| part.map(Expression::text))).collect(),
+            max_items: self.max_items,
+        };
+        request.encode(encoded_event)
     }
 
     /// Handles the end of a process at this stage: the expression that it was evaluating has
@@ -64,7 +76,7 @@ impl PendingRequest {
         match number {
             Some(0) if self.dedupe.is_some() => {
                 self.dedupe = None;
-                self.known.dedupe = Err(reason.to_owned());
+                self.dedupe_result = Err(reason.to_owned());
             }
             Some(number @ 1..) if (number - 1) / EXPRESSION_KEYS.len() < self.handlers.len() => {
                 self.fail_expression(
@@ -81,90 +93,56 @@ impl PendingRequest {
     fn fail_expression(&mut self, handler: usize, index: usize, reason: &str) {
         let place = self.handlers[handler].0;
         if index < 2 {
-            let failed = HandlerDecision::Failed {
-                expression: EXPRESSION_KEYS[index],
-                reason: reason.to_owned(),
-            };
-            self.known.handlers[place] = Some(failed);
+            self.decisions[place] = Some(HandlerDecision::failed(index, reason.to_owned()));
             self.handlers.remove(handler);
         } else {
             self.handlers[handler].1.remove(index);
-            self.known.key_errors.push((place, format!("{}: {reason}", EXPRESSION_KEYS[index])));
+            self.key_errors.push((place, format!("{}: {reason}", EXPRESSION_KEYS[index])));
         }
     }
 
     /// Fails all pending expressions.
     pub fn fail_all(&mut self, reason: &str) {
         if self.dedupe.take().is_some() {
-            self.known.dedupe = Err(reason.to_owned());
+            self.dedupe_result = Err(reason.to_owned());
         }
         while let Some((place, handler)) = self.handlers.last() {
             let (place, parts) = (*place, handler.parts());
             match parts.iter().position(Option::is_some) {
                 Some(index) => self.fail_expression(self.handlers.len() - 1, index, reason),
                 None => {
-                    self.known.handlers[place] =
-                        Some(HandlerDecision::Run(HandlerMatch::default()));
+                    self.decisions[place] = Some(HandlerDecision::Run(HandlerMatch::default()));
                     self.handlers.pop();
                 }
             }
         }
     }
 
-    /// Adds the results of an evaluator; `None`: they don't fit the request.
-    pub fn add_results(
-        &mut self,
-        dedupe: Result<Option<String>, String>,
-        handlers: Vec<ReceivedResult>,
-    ) -> Option<()> {
-        if handlers.len() != self.handlers.len() {
-            return None;
+    /// Adds the result of an evaluator, if it fits the request.
+    pub fn add_result(&mut self, result: EvaluationResult) {
+        if result.handlers.len() != self.handlers.len() {
+            return;
         }
         if self.dedupe.take().is_some() {
-            self.known.dedupe = dedupe;
+            self.dedupe_result = result.dedupe;
         }
-        for ((place, handler), received) in
-            std::mem::take(&mut self.handlers).into_iter().zip(handlers)
-        {
-            self.known.handlers[place] = Some(match received {
-                ReceivedResult::Skip => HandlerDecision::Skip,
-                ReceivedResult::Failed { key_index, reason } => HandlerDecision::Failed {
-                    expression: EXPRESSION_KEYS.get(usize::from(key_index))?,
-                    reason,
-                },
-                ReceivedResult::Run { items, keys, key_errors } => {
-                    HandlerDecision::Run(HandlerMatch {
-                        keys: match keys {
-                            None => KeySet::None,
-                            Some(keys) if handler.split.is_none() => {
-                                KeySet::One(single_keys(&keys)?)
-                            }
-                            Some(keys) => KeySet::Many(keys),
-                        },
-                        items,
-                        key_errors,
-                    })
-                }
-            });
+        for ((place, _), decision) in self.handlers.drain(..).zip(result.handlers) {
+            self.decisions[place] = Some(decision);
         }
-        Some(())
     }
 
-    /// All results; `None` if an expression is still pending.
-    pub fn finish(self) -> Option<EvaluationResult> {
-        let KnownResults { dedupe, handlers, key_errors } = self.known;
-        let mut handlers = handlers.into_iter().collect::<Option<Vec<_>>>()?;
-        for (place, error) in key_errors {
+    /// Takes all results; `None` if an expression is still pending.
+    pub fn finish(&mut self) -> Option<EvaluationResult> {
+        if !self.is_empty() {
+            return None;
+        }
+        let mut handlers = self.decisions.drain(..).collect::<Option<Vec<_>>>()?;
+        for (place, error) in self.key_errors.drain(..) {
             if let Some(HandlerDecision::Run(handler_match)) = handlers.get_mut(place) {
                 handler_match.key_errors.push(error);
             }
         }
+        let dedupe = std::mem::replace(&mut self.dedupe_result, Ok(None));
         Some(EvaluationResult { dedupe, handlers })
     }
-}
-
-fn single_keys(keys: &Items) -> Option<RawJobKeys> {
-    let mut bytes = Vec::new();
-    keys.get(0, &mut bytes).ok()?;
-    RawJobKeys::decode(&bytes)
 }

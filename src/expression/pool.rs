@@ -15,22 +15,16 @@ use parking_lot::Mutex;
 
 use super::evaluator_thread::EvaluatorThread;
 use super::pending::PendingRequest;
-use super::protocol::Encoder;
-use super::queue::{EvaluationOutcome, EvaluationQueue, EvaluationRequest, Priority, RequestKind};
-use super::{EvaluationResult, EventContext, Expression, ExpressionSet, NO_OUTPUT, evaluator_main};
+use super::queue::{Busy, EvaluationQueue, Priority, QueuedRequest, ResultCallback};
+use super::{
+    EvaluationResult, EventContext, Expression, ExpressionSet, NO_OUTPUT, evaluator_main, protocol,
+};
 use crate::process::{CommandSpec, Supervisor};
-
-/// No process was free in time, or too many requests wait. The response is 503.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy;
 
 const BUSY_REASON: &str = "no evaluator process was free in time";
 
 /// Maximum number of outputs that `eval` shows.
 const MAX_OUTPUTS: u32 = 10_000;
-
-/// Called once with the result of a request.
-pub type ResultCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
 
 /// Evaluates expressions in processes of this binary. It is cheap to clone. Dropping the last clone
 /// ends the processes.
@@ -82,41 +76,6 @@ impl EvaluatorPool {
     /// number. No source gets all processes.
     pub fn evaluate_async(
         &self,
-        fairness_key: u64,
-        expressions: &ExpressionSet,
-        event: &EventContext<'_>,
-        callback: ResultCallback,
-    ) {
-        self.submit(Priority::Intake, fairness_key, expressions, event, callback);
-    }
-
-    /// Like [`Self::evaluate_async`], for the expressions of handlers at intake. Keys and handshakes do not
-    /// wait behind them. It gives up after [`HANDLERS_TIMEOUT`](super::HANDLERS_TIMEOUT), unless a process
-    /// has begun.
-    pub fn evaluate_handlers(
-        &self,
-        fairness_key: u64,
-        expressions: &ExpressionSet,
-        event: &EventContext<'_>,
-        callback: ResultCallback,
-    ) {
-        self.submit(Priority::Handlers, fairness_key, expressions, event, callback);
-    }
-
-    /// Like [`Self::evaluate_async`], for a stored event: no sender waits for the result, and
-    /// intake does not wait behind it.
-    pub fn evaluate_deferred(
-        &self,
-        fairness_key: u64,
-        expressions: &ExpressionSet,
-        event: &EventContext<'_>,
-        callback: ResultCallback,
-    ) {
-        self.submit(Priority::Deferred, fairness_key, expressions, event, callback);
-    }
-
-    fn submit(
-        &self,
         priority: Priority,
         fairness_key: u64,
         expressions: &ExpressionSet,
@@ -124,18 +83,7 @@ impl EvaluatorPool {
         callback: ResultCallback,
     ) {
         let pending = PendingRequest::new(expressions, event);
-        let complete: Box<dyn FnOnce(EvaluationOutcome) + Send> =
-            Box::new(move |outcome| match outcome {
-                EvaluationOutcome::Expressions(result) => callback(Ok(result)),
-                EvaluationOutcome::Busy | EvaluationOutcome::Outputs(_) => callback(Err(Busy)),
-            });
-        if pending.is_empty() {
-            complete(
-                pending.finish().map_or(EvaluationOutcome::Busy, EvaluationOutcome::Expressions),
-            );
-            return;
-        }
-        self.0.enqueue(fairness_key, priority, RequestKind::Expressions(pending), event, complete);
+        self.0.enqueue(priority, fairness_key, pending, event, callback);
     }
 
     /// Evaluates expressions of a stored event and blocks until the result is there.
@@ -148,10 +96,8 @@ impl EvaluatorPool {
         expressions: &ExpressionSet,
         event: &EventContext<'_>,
     ) -> Result<EvaluationResult, Busy> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
-        let callback = Box::new(move |result| drop(sender.send(result)));
-        self.evaluate_deferred(fairness_key, expressions, event, callback);
-        receiver.recv().unwrap_or(Err(Busy))
+        let pending = PendingRequest::new(expressions, event);
+        self.0.evaluate(Priority::Deferred, fairness_key, pending, event)
     }
 
     /// Evaluates `transform` and returns the first output as JSON text, or the reason why there is
@@ -168,7 +114,7 @@ impl EvaluatorPool {
         if let Some(output) = expression.evaluate_inline(event) {
             return Ok(output);
         }
-        let outputs = self.0.outputs(fairness_key, Priority::Transform, expression, event, 1)?;
+        let outputs = self.0.outputs(Priority::Transform, fairness_key, expression, event, 1)?;
         Ok(outputs.and_then(|all| all.into_iter().next().ok_or_else(|| NO_OUTPUT.to_owned())))
     }
 
@@ -184,7 +130,7 @@ impl EvaluatorPool {
         event: &EventContext<'_>,
     ) -> Result<Vec<Vec<u8>>, String> {
         let outputs =
-            self.0.outputs(fairness_key, Priority::Intake, expression, event, MAX_OUTPUTS);
+            self.0.outputs(Priority::Intake, fairness_key, expression, event, MAX_OUTPUTS);
         outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
     }
 
@@ -197,28 +143,15 @@ impl EvaluatorPool {
 impl EvaluatorPoolInner {
     fn outputs(
         &self,
-        fairness_key: u64,
         priority: Priority,
+        fairness_key: u64,
         expression: &Expression,
         event: &EventContext<'_>,
         max: u32,
     ) -> Result<Result<Vec<Vec<u8>>, String>, Busy> {
-        let (sender, receiver) = crossbeam_channel::bounded(1);
-        let kind = RequestKind::Outputs { expression: expression.clone(), max };
-        self.enqueue(
-            fairness_key,
-            priority,
-            kind,
-            event,
-            Box::new(move |outcome| drop(sender.send(outcome))),
-        );
-        let items = match receiver.recv() {
-            Ok(EvaluationOutcome::Outputs(outputs)) => outputs,
-            Ok(EvaluationOutcome::Expressions(_) | EvaluationOutcome::Busy) | Err(_) => {
-                return Err(Busy);
-            }
-        };
-        Ok(items.and_then(|items| {
+        let pending = PendingRequest::outputs(expression, max);
+        let outputs = self.evaluate(priority, fairness_key, pending, event)?.into_outputs();
+        Ok(outputs.ok_or(Busy)?.and_then(|items| {
             let output = |index| {
                 let mut item = Vec::new();
                 items
@@ -230,29 +163,41 @@ impl EvaluatorPoolInner {
         }))
     }
 
+    /// Evaluates a request and blocks until the result is there.
+    fn evaluate(
+        &self,
+        priority: Priority,
+        fairness_key: u64,
+        pending: PendingRequest,
+        event: &EventContext<'_>,
+    ) -> Result<EvaluationResult, Busy> {
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let callback = Box::new(move |result| drop(sender.send(result)));
+        self.enqueue(priority, fairness_key, pending, event, callback);
+        receiver.recv().unwrap_or(Err(Busy))
+    }
+
     fn enqueue(
         &self,
-        fairness_key: u64,
         priority: Priority,
-        kind: RequestKind,
+        fairness_key: u64,
+        pending: PendingRequest,
         event: &EventContext<'_>,
-        callback: Box<dyn FnOnce(EvaluationOutcome) + Send>,
+        callback: ResultCallback,
     ) {
-        let mut encoder = Encoder::default();
-        encoder.event(event);
-        let (queued_at, callback) = (Instant::now(), Some(callback));
-        let request = EvaluationRequest {
+        let is_complete = pending.is_empty();
+        let request = QueuedRequest {
             fairness_key,
             priority,
-            kind,
-            encoded_event: encoder.0,
-            queued_at,
+            pending,
+            encoded_event: if is_complete { Vec::new() } else { protocol::encode_event(event) },
+            queued_at: Instant::now(),
             started_at: None,
             startup_failures: 0,
             external_kills: 0,
-            callback,
+            callback: Some(callback),
         };
-        if self.queue.enqueue(request) && !self.start_thread(priority) {
+        if !is_complete && self.queue.enqueue(request) && !self.start_thread(priority) {
             self.queue.on_thread_failed(priority);
         }
     }

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::EvaluationResult;
 use super::pending::PendingRequest;
-use super::protocol::Encoder;
-use super::{EvaluationResult, Expression, Items};
 
 /// Limits of all requests of one priority. No process can read more bytes than these in time.
 const MAX_REQUESTS: usize = 4096;
@@ -27,12 +26,12 @@ const MAX_GROUP_BYTES: usize = 60 << 10;
 pub const DEDUPE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Maximum time that a response waits for the expressions of handlers.
-pub const HANDLERS_TIMEOUT: Duration = Duration::from_millis(50);
+const HANDLERS_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The priority of a request. It depends on who waits for the result, and decides how long the
 /// evaluation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Priority {
+pub enum Priority {
     /// A sender waits for a key or a handshake.
     Intake,
     /// A sender waits, but only briefly: then the event is deferred.
@@ -56,11 +55,19 @@ impl Priority {
     }
 }
 
-/// A request that waits for, or is with, an evaluator process.
-pub(super) struct EvaluationRequest {
+/// No process was free in time, or too many requests wait. The response is 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// Called once with the result of a request.
+pub type ResultCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
+
+/// A request that waits for, or is with, an evaluator process. Dropping it calls the callback: with
+/// the results, or as busy if an expression is still pending.
+pub(super) struct QueuedRequest {
     pub fairness_key: u64,
     pub priority: Priority,
-    pub kind: RequestKind,
+    pub pending: PendingRequest,
     /// The event as the protocol encodes it.
     pub encoded_event: Vec<u8>,
     pub queued_at: Instant,
@@ -71,49 +78,13 @@ pub(super) struct EvaluationRequest {
     /// Number of processes that were killed from outside while they evaluated it, or got no
     /// processor.
     pub external_kills: u32,
-    pub callback: Option<Box<dyn FnOnce(EvaluationOutcome) + Send>>,
+    pub callback: Option<ResultCallback>,
 }
 
-pub(super) enum RequestKind {
-    Expressions(PendingRequest),
-    Outputs { expression: Expression, max: u32 },
-    Finished,
-}
-
-/// The result of a request.
-pub(super) enum EvaluationOutcome {
-    Expressions(EvaluationResult),
-    Outputs(Result<Items, String>),
-    Busy,
-}
-
-impl EvaluationRequest {
-    pub fn complete(mut self, outcome: EvaluationOutcome) {
-        if let Some(callback) = self.callback.take() {
-            callback(outcome);
-        }
-    }
-
-    /// Encodes the request without the event.
-    pub fn encode_head(&self) -> Vec<u8> {
-        let mut encoder = Encoder(vec![0; 4]);
-        match &self.kind {
-            RequestKind::Expressions(pending) => pending.encode(&mut encoder),
-            RequestKind::Outputs { expression, max } => encoder.outputs(expression.text(), *max),
-            RequestKind::Finished => {}
-        }
-        let length =
-            u32::try_from(encoder.0.len() - 4 + self.encoded_event.len()).unwrap_or(u32::MAX);
-        encoder.0[..4].copy_from_slice(&length.to_le_bytes());
-        encoder.0
-    }
-}
-
-/// A dropped request still calls its callback.
-impl Drop for EvaluationRequest {
+impl Drop for QueuedRequest {
     fn drop(&mut self) {
         if let Some(callback) = self.callback.take() {
-            callback(EvaluationOutcome::Busy);
+            callback(self.pending.finish().ok_or(Busy));
         }
     }
 }
@@ -121,7 +92,7 @@ impl Drop for EvaluationRequest {
 /// The next step of an evaluator thread.
 pub(super) enum QueueEvent {
     /// Requests of one source. The source holds one more process until `release`.
-    Group(VecDeque<EvaluationRequest>),
+    Group(VecDeque<QueuedRequest>),
     /// Nothing came in time.
     Idle,
     Closed,
@@ -138,7 +109,7 @@ pub(super) struct EvaluationQueue {
 
 #[derive(Default)]
 struct WaitingRequests {
-    requests: HashMap<u64, VecDeque<EvaluationRequest>>,
+    requests: HashMap<u64, VecDeque<QueuedRequest>>,
     /// The bytes that wait, by source.
     bytes_by_key: HashMap<u64, usize>,
     /// The sources that have requests waiting, in the order of their turn.
@@ -172,7 +143,7 @@ impl EvaluationQueue {
 
     /// Adds a request. Returns whether the caller should start another thread. A request beyond the
     /// limits completes as busy.
-    pub fn enqueue(&self, request: EvaluationRequest) -> bool {
+    pub fn enqueue(&self, request: QueuedRequest) -> bool {
         let (priority, mut waiting) = (request.priority, self.lock(request.priority));
         if waiting.is_closed || !waiting.fits(&request) {
             drop(waiting);
@@ -249,7 +220,7 @@ impl EvaluationQueue {
     pub fn requeue_front(
         &self,
         priority: Priority,
-        requests: impl DoubleEndedIterator<Item = EvaluationRequest>,
+        requests: impl DoubleEndedIterator<Item = QueuedRequest>,
     ) {
         let mut waiting = self.lock(priority);
         requests.rev().for_each(|request| waiting.push(request, true));
@@ -297,7 +268,7 @@ impl EvaluationQueue {
 }
 
 impl WaitingRequests {
-    fn fits(&self, request: &EvaluationRequest) -> bool {
+    fn fits(&self, request: &QueuedRequest) -> bool {
         let Some(requests) = self.requests.get(&request.fairness_key) else {
             return self.count < MAX_REQUESTS;
         };
@@ -309,7 +280,7 @@ impl WaitingRequests {
     }
 
     /// Updates the counts for requests that were added or removed.
-    fn adjust_sizes(&mut self, fairness_key: u64, requests: &[&EvaluationRequest], is_added: bool) {
+    fn adjust_sizes(&mut self, fairness_key: u64, requests: &[&QueuedRequest], is_added: bool) {
         let bytes: usize = requests.iter().map(|request| request.encoded_event.len()).sum();
         let size = self.bytes_by_key.entry(fairness_key).or_default();
         if is_added {
@@ -324,7 +295,7 @@ impl WaitingRequests {
         }
     }
 
-    fn push(&mut self, request: EvaluationRequest, at_front: bool) {
+    fn push(&mut self, request: QueuedRequest, at_front: bool) {
         let fairness_key = request.fairness_key;
         self.adjust_sizes(fairness_key, &[&request], true);
         let requests = self.requests.entry(fairness_key).or_default();
@@ -339,7 +310,7 @@ impl WaitingRequests {
     }
 
     /// Takes a group of the next source that does not already hold all processes but one.
-    fn take_group(&mut self, max_processes: usize) -> Option<VecDeque<EvaluationRequest>> {
+    fn take_group(&mut self, max_processes: usize) -> Option<VecDeque<QueuedRequest>> {
         let may_hold_another = |fairness_key: &u64| {
             self.processes_by_key.get(fairness_key).is_none_or(|held| held + 1 < max_processes)
         };
@@ -348,7 +319,8 @@ impl WaitingRequests {
         let requests = self.requests.get_mut(&fairness_key)?;
         let (mut group, mut bytes) = (VecDeque::new(), 0);
         while let Some(request) = requests.front() {
-            bytes += request.encode_head().len() + request.encoded_event.len();
+            bytes +=
+                request.pending.encode(&request.encoded_event).len() + request.encoded_event.len();
             if !group.is_empty() && (group.len() >= MAX_GROUP_REQUESTS || bytes > MAX_GROUP_BYTES) {
                 break;
             }
@@ -364,7 +336,7 @@ impl WaitingRequests {
         Some(group)
     }
 
-    fn take_all(&mut self) -> Vec<EvaluationRequest> {
+    fn take_all(&mut self) -> Vec<QueuedRequest> {
         (self.count, self.bytes) = (0, 0);
         self.round_robin.clear();
         self.requests.drain().flat_map(|(_, requests)| requests).collect()
@@ -380,7 +352,7 @@ impl WaitingRequests {
     }
 
     /// Removes the requests that waited too long.
-    fn take_expired(&mut self, now: Instant, max_wait: Duration) -> Vec<EvaluationRequest> {
+    fn take_expired(&mut self, now: Instant, max_wait: Duration) -> Vec<QueuedRequest> {
         let mut expired = Vec::new();
         for requests in self.requests.values_mut() {
             while requests.front().is_some_and(|request| request.queued_at + max_wait <= now) {

@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::inline::{ExtractedEvent, InlinePlan, NotInlineable};
 use super::{EXPRESSION_KEYS, EventContext, Expression, Items, output};
 use crate::domain::version_value::VersionValue;
@@ -154,8 +156,8 @@ fn decide_inline(
     Ok(HandlerDecision::Run(handler_match))
 }
 
-/// The results of the expressions of one event.
-#[derive(Debug)]
+/// The results of the expressions of one event, also as an evaluator process sends them.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct EvaluationResult {
     /// The key, if any, or the error of its expression.
     pub dedupe: Result<Option<String>, String>,
@@ -163,20 +165,53 @@ pub struct EvaluationResult {
     pub handlers: Vec<HandlerDecision>,
 }
 
+impl EvaluationResult {
+    /// The lists of all handlers, in the order in which an evaluator sends them.
+    pub(super) fn lists_mut(&mut self) -> impl Iterator<Item = &mut Items> {
+        self.handlers.iter_mut().flat_map(|decision| {
+            let lists = match decision {
+                HandlerDecision::Skip | HandlerDecision::Failed { .. } => [None, None],
+                HandlerDecision::Run(HandlerMatch { items, keys, .. }) => {
+                    let keys = if let KeySet::Many(keys) = keys { Some(keys) } else { None };
+                    [items.as_mut(), keys]
+                }
+            };
+            lists.into_iter().flatten()
+        })
+    }
+
+    /// The outputs of an expression that was evaluated as the `split` of one handler, or the reason
+    /// why it failed; `None`: it was evaluated in another way.
+    pub(super) fn into_outputs(self) -> Option<Result<Items, String>> {
+        match self.handlers.into_iter().next()? {
+            HandlerDecision::Skip => None,
+            HandlerDecision::Failed { reason, .. } => Some(Err(reason)),
+            HandlerDecision::Run(handler_match) => handler_match.items.map(Ok),
+        }
+    }
+}
+
 /// The decision of a handler's expressions about an event.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum HandlerDecision {
     Skip,
     /// An expression (`when` or `split`) failed.
     Failed {
-        expression: &'static str,
+        expression: String,
         reason: String,
     },
     Run(HandlerMatch),
 }
 
+impl HandlerDecision {
+    /// `index`: the place of the expression in [`EXPRESSION_KEYS`].
+    pub(super) fn failed(index: usize, reason: String) -> Self {
+        Self::Failed { expression: EXPRESSION_KEYS[index].to_owned(), reason }
+    }
+}
+
 /// The jobs of a handler whose `when` holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct HandlerMatch {
     /// The outputs of `split`, one for each job.
     pub items: Option<Items>,
@@ -187,7 +222,7 @@ pub struct HandlerMatch {
 }
 
 /// The keys of a handler's jobs.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub enum KeySet {
     /// The handler has no expressions for keys.
     #[default]
@@ -210,63 +245,51 @@ impl KeySet {
             Self::Many(items) => {
                 let mut bytes = Vec::new();
                 items.get(index, &mut bytes)?;
-                RawJobKeys::decode(&bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+                postcard::from_bytes(&bytes).map_err(io::Error::other)
             }
         }
     }
 }
 
 /// The keys of a job, as the expressions gave them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawJobKeys {
     pub ordering_key: Option<String>,
+    #[serde(serialize_with = "serialize_version", deserialize_with = "deserialize_version")]
     pub version: Option<VersionValue>,
     pub unique_key: Option<String>,
     pub debounce_key: Option<String>,
 }
 
-/// Encoding: one byte for the field, four for the length, then the text. A missing field is left
-/// out.
 impl RawJobKeys {
-    pub fn encode(&self, to: &mut Vec<u8>) {
-        let (number, text) = match &self.version {
-            None => (None, None),
-            Some(VersionValue::Number(digits)) => (Some(digits), None),
-            Some(VersionValue::Text(text)) => (None, Some(text)),
-        };
-        let fields = [
-            self.ordering_key.as_ref(),
-            number,
-            text,
-            self.unique_key.as_ref(),
-            self.debounce_key.as_ref(),
-        ];
-        for (index, value) in (0_u8..).zip(fields) {
-            let Some(value) = value else { continue };
-            to.push(index);
-            to.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
-            to.extend_from_slice(value.as_bytes());
-        }
+    /// Adds the keys to a list. Writing to memory can't fail.
+    pub fn add_to(&self, list: &mut Items) -> usize {
+        list.memory.extend(postcard::to_allocvec(self).unwrap_or_default());
+        list.finish_item()
     }
+}
 
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let mut keys = Self::default();
-        while let Some((&index, rest)) = bytes.split_first() {
-            let (length, rest) = rest.split_first_chunk()?;
-            let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-            let value = String::from_utf8(value.to_vec()).ok()?;
-            match index {
-                0 => keys.ordering_key = Some(value),
-                1 => keys.version = Some(VersionValue::Number(value)),
-                2 => keys.version = Some(VersionValue::Text(value)),
-                3 => keys.unique_key = Some(value),
-                4 => keys.debounce_key = Some(value),
-                _ => return None,
-            }
-            bytes = rest;
-        }
-        Some(keys)
-    }
+/// Encodes a version as a text and whether it is a number.
+fn serialize_version<S: Serializer>(
+    version: &Option<VersionValue>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let version = version.as_ref().map(|version| match version {
+        VersionValue::Number(digits) => (true, digits),
+        VersionValue::Text(text) => (false, text),
+    });
+    version.serialize(serializer)
+}
+
+fn deserialize_version<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<VersionValue>, D::Error> {
+    let version = Option::<(bool, String)>::deserialize(deserializer)?;
+    Ok(version.map(
+        |(is_number, text)| {
+            if is_number { VersionValue::Number(text) } else { VersionValue::Text(text) }
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -289,12 +312,9 @@ mod tests {
                 ..RawJobKeys::default()
             },
         ];
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for keys in &all {
-            keys.encode(&mut bytes);
-            ends.push(bytes.len() as u64);
-        }
-        let key_set = KeySet::Many(Items::new(bytes, ends));
+        let mut list = Items::default();
+        all.iter().for_each(|keys| _ = keys.add_to(&mut list));
+        let key_set = KeySet::Many(list);
         for (index, keys) in all.iter().enumerate() {
             assert_eq!(key_set.get(index).unwrap(), *keys);
         }

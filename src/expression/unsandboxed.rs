@@ -3,8 +3,8 @@
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
-use super::protocol::{EvaluatorRequest, EvaluatorResponse};
-use super::{EventContext, Expression, input, json};
+use super::protocol::EvaluationRequest;
+use super::{EventContext, Expression, Items, input, json};
 
 /// Returns the first output of jaq as JSON text; `None`: there is none.
 ///
@@ -14,14 +14,11 @@ pub fn first_output(
     expression: &Expression,
     event: &EventContext<'_>,
 ) -> Result<Option<Vec<u8>>, String> {
-    let request = EvaluatorRequest::Outputs { text: expression.text().to_owned(), max: 1 };
-    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()))?;
-    match response {
-        EvaluatorResponse::Outputs(outputs) => {
-            outputs.map(|packed| (packed.len() > 0).then_some(packed.bytes))
-        }
-        EvaluatorResponse::Expressions { .. } => Err("the response has another kind".to_owned()),
-    }
+    let split = [None, Some(expression.text()), None, None, None, None];
+    let request = EvaluationRequest { handlers: vec![split], max_items: Some(1), dedupe: None };
+    let result = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()))?;
+    let outputs = result.into_outputs().unwrap_or_else(|| Ok(Items::default()))?;
+    Ok((!outputs.is_empty()).then_some(outputs.memory))
 }
 
 /// Reads an event like an expression and returns the size of its values as JSON.

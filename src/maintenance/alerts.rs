@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::clock::{self, MonotonicClock};
 use crate::config::{Config, duration_text};
 use crate::domain::{INTERNAL_SOURCE, SourceId};
-use crate::expression::{EvaluatorPool, EventContext};
+use crate::expression::{EvaluatorPool, EventContext, Priority};
 use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::ReadPool;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
@@ -158,7 +158,8 @@ impl AlertMonitor {
             }
             drop(guard);
         });
-        self.expressions.evaluate_deferred(fairness_key, expressions, &context, on_result);
+        let priority = Priority::Deferred;
+        self.expressions.evaluate_async(priority, fairness_key, expressions, &context, on_result);
     }
 }
 

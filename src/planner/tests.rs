@@ -1,6 +1,7 @@
 //! Tests of the planner: from results of expressions to jobs.
 
 use super::*;
+use crate::expression::Items;
 
 fn planner(text: &str) -> JobPlanner {
     let folder = tempfile::tempdir().unwrap();
@@ -39,17 +40,19 @@ fn results_become_jobs_with_their_keys_and_errors_are_collected() {
         debounce_key: Some(name.to_owned()),
         ..RawJobKeys::default()
     };
-    let (mut packed, mut ends) = (Vec::new(), Vec::new());
-    for name in ["x", "y"] {
-        keys(name).encode(&mut packed);
-        ends.push(packed.len() as u64);
+    let (mut items, mut all_keys) = (Items::default(), Items::default());
+    for (item, name) in [(b'1', "x"), (b'2', "y")] {
+        items.memory.push(item);
+        items.finish_item();
+        keys(name).add_to(&mut all_keys);
     }
     let handler_match = HandlerMatch {
-        items: Some(expression::Items::new(b"12".to_vec(), vec![1, 2])),
-        keys: KeySet::Many(expression::Items::new(packed, ends)),
+        items: Some(items),
+        keys: KeySet::Many(all_keys),
         key_errors: vec!["ordering_key: no".to_owned()],
     };
-    let failed = HandlerDecision::Failed { expression: "when", reason: "no such".to_owned() };
+    let failed =
+        HandlerDecision::Failed { expression: "when".to_owned(), reason: "no such".to_owned() };
     let results = EvaluationResult {
         dedupe: Err("why".to_owned()),
         handlers: vec![failed, HandlerDecision::Run(handler_match)],

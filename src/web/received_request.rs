@@ -13,8 +13,7 @@ use super::{IntakeConfig, SourceRuntime, stored_request};
 use crate::config::{Dedupe, DedupeKey, ProxyHeader};
 use crate::domain::job_plan::KeyHash;
 use crate::expression::{
-    Busy, DEDUPE_TIMEOUT, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet,
-    HANDLERS_TIMEOUT,
+    Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet, Priority,
 };
 use crate::planner;
 use crate::verify::{Scheme, SenderResponse, SignedPart, SignedRequest};
@@ -367,11 +366,9 @@ impl<'a> ReceivedRequest<'a> {
         let (sender, receiver) = oneshot::channel();
         let fairness_key = u64::try_from(self.runtime.id.0).unwrap_or(0);
         let on_result = Box::new(move |results| drop(sender.send(results)));
-        if has_all_handlers {
-            self.expressions.evaluate_async(fairness_key, expressions, context, on_result);
-            return PendingEvaluation::Waiting(receiver, key, DEDUPE_TIMEOUT);
-        }
-        self.expressions.evaluate_handlers(fairness_key, expressions, context, on_result);
-        PendingEvaluation::Waiting(receiver, key, HANDLERS_TIMEOUT)
+        // Keys do not wait behind the expressions of handlers.
+        let priority = if has_all_handlers { Priority::Intake } else { Priority::Handlers };
+        self.expressions.evaluate_async(priority, fairness_key, expressions, context, on_result);
+        PendingEvaluation::Waiting(receiver, key, priority.max_wait())
     }
 }

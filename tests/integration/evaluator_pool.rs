@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hooktrail::internals::expression::{
     Busy, EvaluationResult, EvaluatorPool, EventContext, Expression, ExpressionSet,
-    HandlerDecision, HandlerExpressions,
+    HandlerDecision, HandlerExpressions, Priority,
 };
 use hooktrail::internals::process::Supervisor;
 use tempfile::TempDir;
@@ -72,6 +72,7 @@ impl TestPool {
             let _ = sender.send((results, Instant::now()));
         });
         self.pool.evaluate_async(
+            Priority::Intake,
             fairness_key,
             expressions,
             &json_context(body.as_bytes()),

@@ -5,12 +5,8 @@ use proptest::string::string_regex;
 
 use super::super::compiler::with_large_stack;
 use super::super::evaluate::Evaluator;
-use super::super::output::HandlerResult;
-use super::super::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
-use crate::expression::{
-    EventContext, Expression, ExpressionSet, HandlerDecision, HandlerExpressions, KeySet,
-    RawJobKeys, unsandboxed,
-};
+use super::super::protocol::EvaluationRequest;
+use crate::expression::{EventContext, Expression, ExpressionSet, HandlerExpressions, unsandboxed};
 
 /// Calls `run` with a fixed event with this body.
 fn with_event<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
@@ -323,26 +319,11 @@ fn compare_decisions(when: &str, key: &str, event: &EventContext<'_>) {
         version_by: Some(key.clone()),
         ..HandlerExpressions::default()
     };
-    let text = |expression: &Expression| Some(expression.text().to_owned());
-    let parts = [text(&when), None, text(&key), text(&key), None, None];
-    let requested = RequestedExpressions { dedupe: text(&key), handlers: vec![parts] };
-    let Some(found) = ExpressionSet::new(Some(key), vec![handler]).evaluate_inline(event) else {
-        return;
-    };
-    let request = EvaluatorRequest::Expressions(requested);
-    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()));
-    let Ok(EvaluatorResponse::Expressions { dedupe, handlers }) = response else {
-        panic!("no results")
-    };
-    assert_eq!(found.dedupe, dedupe);
-    match (&found.handlers[0], &handlers[0]) {
-        (HandlerDecision::Skip, HandlerResult::Skip) => {}
-        (HandlerDecision::Run(handler_match), HandlerResult::Run(output)) => {
-            let KeySet::One(keys) = &handler_match.keys else { panic!("no keys") };
-            let bytes = &output.keys.as_ref().unwrap().bytes;
-            assert_eq!(RawJobKeys::decode(bytes).as_ref(), Some(keys));
-            assert!(output.key_errors.is_empty());
-        }
-        (inline, evaluated) => panic!("{inline:?}, but {evaluated:?}"),
-    }
+    let set = ExpressionSet::new(Some(key.clone()), vec![handler]);
+    let Some(found) = set.evaluate_inline(event) else { return };
+    let (when, key) = (Some(when.text()), Some(key.text()));
+    let parts = [when, None, key, key, None, None];
+    let request = EvaluationRequest { dedupe: key, handlers: vec![parts], max_items: None };
+    let result = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()));
+    assert_eq!(format!("{found:?}"), format!("{:?}", result.unwrap()));
 }

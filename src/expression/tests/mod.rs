@@ -2,33 +2,39 @@
 
 use super::compiler::with_large_stack;
 use super::evaluate::Evaluator;
-use super::protocol::{EvaluatorRequest, EvaluatorResponse};
-use super::{EventContext, Expression};
+use super::protocol::EvaluationRequest;
+use super::{EvaluationResult, EventContext, Expression, Items};
 
 mod builtins;
 mod errors;
 mod input;
 mod jq_differences;
 mod output;
+mod protocol;
 mod queue;
 
 /// All outputs, or the error.
 fn outputs(text: &str, event: &EventContext<'_>) -> Vec<String> {
     Expression::new(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
-    let request = EvaluatorRequest::Outputs { text: text.to_owned(), max: 100 };
-    let response = with_large_stack(|| Evaluator::default().evaluate(&request, event, &|_| ()));
-    let Ok(EvaluatorResponse::Outputs(outputs)) = response else { panic!("{text}: no outputs") };
-    let packed = match outputs {
-        Ok(packed) => packed,
-        Err(reason) => return vec![format!("error: {reason}")],
+    let split = [None, Some(text), None, None, None, None];
+    let request = EvaluationRequest { handlers: vec![split], max_items: Some(100), dedupe: None };
+    match evaluate(&request, event).into_outputs().unwrap() {
+        Ok(items) => texts(&items),
+        Err(reason) => vec![format!("error: {reason}")],
+    }
+}
+
+fn evaluate(request: &EvaluationRequest<'_>, event: &EventContext<'_>) -> EvaluationResult {
+    with_large_stack(|| Evaluator::default().evaluate(request, event, &|_| ())).unwrap()
+}
+
+fn texts(items: &Items) -> Vec<String> {
+    let text = |index| {
+        let mut text = Vec::new();
+        items.get(index, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
     };
-    let mut start = 0;
-    let texts = packed.ends.iter().map(|end| {
-        let bytes = &packed.bytes[start..*end as usize];
-        start = *end as usize;
-        String::from_utf8(bytes.to_vec()).unwrap()
-    });
-    texts.collect()
+    (0..items.len()).map(text).collect()
 }
 
 fn json_event<'a>(body: &'a str) -> EventContext<'a> {

@@ -1,29 +1,21 @@
 //! Tests of outputs: keys, versions, items, and what is not JSON.
 
-use super::{check, json_event};
+use super::{check, json_event, texts};
 use crate::domain::version_value::VersionValue;
-use crate::expression::compiler::with_large_stack;
-use crate::expression::evaluate::Evaluator;
-use crate::expression::output::HandlerResult;
-use crate::expression::protocol::{EvaluatorRequest, EvaluatorResponse, RequestedExpressions};
-use crate::expression::request::RawJobKeys;
+use crate::expression::protocol::EvaluationRequest;
+use crate::expression::request::{HandlerDecision, KeySet, RawJobKeys};
 
 /// Evaluates `dedupe` and the expressions of one handler.
 fn evaluate(
     dedupe: &str,
     parts: [&str; 6],
     body: &str,
-) -> (Result<Option<String>, String>, HandlerResult) {
-    let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let requested =
-        RequestedExpressions { dedupe: non_empty(dedupe), handlers: vec![parts.map(non_empty)] };
-    let request = EvaluatorRequest::Expressions(requested);
-    let event = json_event(body);
-    let response = with_large_stack(|| Evaluator::default().evaluate(&request, &event, &|_| ()));
-    let Ok(EvaluatorResponse::Expressions { dedupe, mut handlers }) = response else {
-        panic!("no results")
-    };
-    (dedupe, handlers.remove(0))
+) -> (Result<Option<String>, String>, HandlerDecision) {
+    let parts = parts.map(|text| Some(text).filter(|text| !text.is_empty()));
+    let dedupe = Some(dedupe).filter(|text| !text.is_empty());
+    let request = EvaluationRequest { dedupe, handlers: vec![parts], max_items: None };
+    let mut result = super::evaluate(&request, &json_event(body));
+    (result.dedupe, result.handlers.remove(0))
 }
 
 fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
@@ -32,23 +24,12 @@ fn key(expression: &str, body: &str) -> Result<Option<String>, String> {
 
 /// The items, the keys of each, and the errors.
 fn items(parts: [&str; 6], body: &str) -> (Vec<String>, Vec<RawJobKeys>, Vec<String>) {
-    let HandlerResult::Run(output) = evaluate("", parts, body).1 else {
+    let HandlerDecision::Run(output) = evaluate("", parts, body).1 else {
         panic!("the handler is skipped")
     };
-    let texts = |packed: crate::expression::output::PackedStrings| {
-        let mut start = 0;
-        let ends = packed.ends.into_iter();
-        let text = ends.map(|end| {
-            let text = packed.bytes[start..end as usize].to_vec();
-            start = end as usize;
-            text
-        });
-        text.collect::<Vec<_>>()
-    };
-    let items = output.items.map(texts).unwrap_or_default();
-    let items = items.into_iter().map(|item| String::from_utf8(item).unwrap()).collect();
-    let keys = output.keys.map(texts).unwrap_or_default();
-    (items, keys.iter().map(|keys| RawJobKeys::decode(keys).unwrap()).collect(), output.key_errors)
+    let items = output.items.unwrap();
+    let keys = (0..items.len()).map(|index| output.keys.get(index).unwrap());
+    (texts(&items), keys.collect(), output.key_errors)
 }
 
 #[test]
@@ -91,12 +72,15 @@ fn a_long_key_stays_unique_and_a_long_reason_is_shortened() {
 #[test]
 fn when_holds_if_any_output_is_neither_false_nor_null() {
     let result = |when: &str| evaluate("", [when, "", "", "", "", ""], r#"{"a":[1]}"#).1;
-    assert!(matches!(result("null, false, 0"), HandlerResult::Run(_)));
-    assert!(matches!(result("1, error(\"x\")"), HandlerResult::Run(_)));
+    assert!(matches!(result("null, false, 0"), HandlerDecision::Run(_)));
+    assert!(matches!(result("1, error(\"x\")"), HandlerDecision::Run(_)));
     for none in ["null", "false, null", "empty", ".a[] | . == 2"] {
-        assert!(matches!(result(none), HandlerResult::Skip), "{none}");
+        assert!(matches!(result(none), HandlerDecision::Skip), "{none}");
     }
-    assert!(matches!(result("null, error(\"x\"), 1"), HandlerResult::Failed { key_index: 0, .. }));
+    let HandlerDecision::Failed { expression, .. } = result("null, error(\"x\"), 1") else {
+        panic!("`when` has a result")
+    };
+    assert_eq!(expression, "when");
 }
 
 #[test]
@@ -126,7 +110,7 @@ fn each_output_of_a_split_is_an_item_with_its_keys() {
 fn a_split_is_all_or_nothing() {
     let split = |split: &str| evaluate("", ["", split, "", "", "", ""], "[1,2]").1;
     let failed = |verdict| match verdict {
-        HandlerResult::Failed { key_index: 1, reason } => reason,
+        HandlerDecision::Failed { expression, reason } if expression == "split" => reason,
         verdict => panic!("{verdict:?}"),
     };
     assert_eq!(failed(split(".[], error(\"x\")")), "x");
@@ -134,10 +118,10 @@ fn a_split_is_all_or_nothing() {
     assert_eq!(failed(split("range(5) | \"x\" * 20000000")), "more than 64 MiB of output");
     let keys = evaluate("", ["", "range(100000)", "\"k\" * 1000", "", "", ""], "1").1;
     assert_eq!(failed(keys), "more than 64 MiB of output");
-    let HandlerResult::Run(output) = split("range(100000)") else { panic!("too many") };
+    let HandlerDecision::Run(output) = split("range(100000)") else { panic!("too many") };
     assert_eq!(output.items.unwrap().len(), 100_000);
-    let HandlerResult::Run(output) = split("empty") else { panic!("the handler is skipped") };
-    assert_eq!((output.items.unwrap().len(), output.keys.is_none()), (0, true));
+    let HandlerDecision::Run(output) = split("empty") else { panic!("the handler is skipped") };
+    assert_eq!((output.items.unwrap().len(), matches!(output.keys, KeySet::None)), (0, true));
 }
 
 #[test]

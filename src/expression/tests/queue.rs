@@ -1,23 +1,25 @@
 //! Tests of the queue: which request is next, and which is busy.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use crate::expression::queue::{
-    EvaluationQueue, EvaluationRequest, Priority, QueueEvent, RequestKind,
-};
+use crate::expression::pending::PendingRequest;
+use crate::expression::queue::{EvaluationQueue, Priority, QueueEvent, QueuedRequest};
+use crate::expression::{Busy, Expression};
 
 /// A request that counts in `busy_count` when it completes as busy.
-fn request(source: u64, bytes: usize, busy_count: &Arc<AtomicUsize>) -> EvaluationRequest {
+fn request(source: u64, bytes: usize, busy_count: &Arc<AtomicUsize>) -> QueuedRequest {
     let busy_count = Arc::clone(busy_count);
-    let callback = Box::new(move |_| {
+    let callback = Box::new(move |result| {
+        assert!(matches!(result, Err(Busy)));
         busy_count.fetch_add(1, Ordering::SeqCst);
     });
-    EvaluationRequest {
+    static EXPRESSION: LazyLock<Expression> = LazyLock::new(|| Expression::new("length").unwrap());
+    QueuedRequest {
         fairness_key: source,
         priority: Priority::Intake,
-        kind: RequestKind::Finished,
+        pending: PendingRequest::outputs(&EXPRESSION, 1),
         encoded_event: vec![0; bytes],
         queued_at: Instant::now(),
         started_at: None,

@@ -1,10 +1,13 @@
 //! Expressions and bodies that crash or hang jaq without limits. The pool replaces the process of each.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use hooktrail::internals::expression::{ExpressionSet, HandlerExpressions};
+use hooktrail::internals::expression::{EvaluatorPool, ExpressionSet, HandlerExpressions};
+use hooktrail::internals::process::Supervisor;
 
 use super::{jq, json_context, test_pool, when_expressions};
+use crate::support::server::until;
 
 /// The server bounds an evaluation to 3 s. A busy machine gets ten times that.
 const RESULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -185,4 +188,36 @@ fn random_expressions_over_hostile_bodies_all_end() {
         assert!(took < RESULT_DEADLINE, "{text}: {took:?}");
     }
     assert_eq!(test.outputs("length", "[1]"), Ok(vec!["1".to_owned()]));
+}
+
+#[test]
+fn a_process_that_breaks_the_protocol_gives_no_result_and_takes_no_memory() {
+    // One handler with items, whose list follows.
+    const RESULT: &[u8] = &[7, 0, 0, 0, 0, 0, 1, 2, 1, 0, 0];
+    let message =
+        |content: &[u8]| [&[u8::try_from(content.len()).unwrap(), 0, 0, 0], content].concat();
+    let (folder, supervisor) = (tempfile::tempdir().unwrap(), Supervisor::new("hostile"));
+    for (case, bytes) in [
+        ("a message of 4 GiB", vec![0xff; 4]),
+        ("2^60 handlers", message(&[0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10])),
+        ("a decision that does not exist", message(&[0, 0, 1, 3])),
+        ("two decisions for one handler", message(&[0, 0, 2, 0, 0])),
+        (
+            "an item of 2^60 bytes",
+            [RESULT, &message(&[1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10])].concat(),
+        ),
+        ("an item that ends before it begins", [RESULT, &message(&[2, 2, 1]), b"xx"].concat()),
+    ] {
+        let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        let program = folder.path().join("evaluator");
+        std::fs::write(&program, format!("#!/bin/sh\nprintf '{octal}'\nexec cat >/dev/null\n"))
+            .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        // A process that another test starts meanwhile may briefly hold the file.
+        until(case, || {
+            let pool = EvaluatorPool::with_program(&program, folder.path(), &supervisor);
+            let reason = pool.outputs(1, &jq("length"), &json_context(b"[1]")).unwrap_err();
+            reason == "no evaluator process was free in time"
+        });
+    }
 }

@@ -50,7 +50,7 @@ fn split(
     };
     let results = test.pool.evaluate(1, &ExpressionSet::new(None, vec![handler]), context).unwrap();
     match results.handlers.into_iter().next().unwrap() {
-        HandlerDecision::Failed { expression: "split", reason } => Err(reason),
+        HandlerDecision::Failed { expression, reason } if expression == "split" => Err(reason),
         decision => Ok(decision),
     }
 }
