@@ -134,7 +134,7 @@ pub struct Claim {
     pub attempt: u32,
 }
 
-/// What happens to a job after an attempt.
+/// The next step of a job after an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
     Succeeded,

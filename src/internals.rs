@@ -1,5 +1,5 @@
-//! What the benchmarks, fuzz targets and integration tests use. Everything else is private to the crate, so the
-//! compiler finds code that nothing uses.
+//! The items that the benchmarks, fuzz targets and integration tests use. Everything else is private to the
+//! crate, so the compiler finds code that nothing uses.
 
 pub use crate::cli::Cli;
 pub use crate::clock::wall_ms;

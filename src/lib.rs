@@ -42,6 +42,6 @@ mod worker;
 
 pub use cli::main;
 
-/// What the benchmarks, fuzz targets and integration tests of this repository use. It may change at any time.
+/// The items that the benchmarks, fuzz targets and integration tests of this repository use. It may change at any time.
 #[doc(hidden)]
 pub mod internals;

@@ -33,7 +33,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// The period within which repeats of a line are folded.
 const FOLD_PERIOD: Duration = Duration::from_secs(60);
 
-/// So many repeats of our own lines are written in a period, because an operator waits for some of them,
+/// The number of repeats of our own lines that are written in a period, because an operator waits for some of them,
 /// such as "reloaded". Libraries log about connections, which strangers make: their repeats are folded at once.
 const MAX_OWN_REPEATS: u32 = 5;
 
@@ -156,8 +156,8 @@ impl Severity {
     }
 }
 
-/// Returns the severity and the text of a record. A failed connection is logged at INFO, whatever level the
-/// library gives it, because it is no error of the server.
+/// Returns the severity and the text of a record. A failed connection is logged at INFO, because it is no
+/// error of the server, regardless of the level that the library gives it.
 fn entry(record: &Record<'_>) -> (Severity, String) {
     let text = record.args().to_string();
     let text = redact(&text).into_owned();

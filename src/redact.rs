@@ -17,7 +17,7 @@ pub const REDACTED: &str = "[redacted]";
 /// redacted only in the place from which it is read.
 const MIN_SECRET_BYTES: usize = 8;
 
-/// The search uses so many bytes of each secret, so that a certificate costs no more than a token. The bytes
+/// The number of bytes of each secret that the search uses, so that a certificate costs no more than a token. The bytes
 /// after them are compared.
 const MAX_SEARCHED_BYTES: usize = 64;
 

@@ -141,7 +141,7 @@ impl RunningJobs {
     }
 }
 
-/// What all workers share: their channel, the task builder, the writer, the list of running jobs.
+/// The state that all workers share: their channel, the task builder, the writer, the list of running jobs.
 #[derive(Clone)]
 pub struct WorkerContext {
     pub assignments: Receiver<Assignment>,

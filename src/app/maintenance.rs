@@ -17,7 +17,7 @@ use crate::store::source_counters::SourceCounters;
 use crate::web::IntakeState;
 use crate::worker::RunningJobs;
 
-/// What maintenance needs of the store.
+/// The parts of the store that maintenance uses.
 pub(super) struct MaintenanceInputs {
     pub database: PathBuf,
     pub readers: ReadPool,

@@ -90,7 +90,7 @@ impl EarlySignals {
     }
 }
 
-/// What the start has prepared for the server.
+/// The parts of the server that the start has prepared.
 pub(super) struct PreparedStart {
     pub started_at: Instant,
     pub store: Store,

@@ -18,7 +18,7 @@ const UNIT_FOLDERS: [&str; 4] = [
 const SERVICE: &str = "hooktrail.service";
 const SOCKET: &str = "hooktrail.socket";
 
-/// What a start would run into.
+/// The problems that a start would have.
 #[derive(Debug, Default)]
 pub struct StartFindings {
     /// The server would exit, or respond 503 until somebody changes it.
@@ -78,7 +78,7 @@ pub fn check_start(loaded: &LoadedConfig) -> StartFindings {
     let units = Units::find(database);
     // Opening a FIFO would wait for its other end.
     let is_file = database.metadata().map_or(true, |found| found.is_file());
-    let server = if is_file { store::find_running_server(database) } else { Ok(None) };
+    let server = if is_file { store::find_lock_holder(database) } else { Ok(None) };
     let mut findings = StartFindings::default();
     let mut add = |key, index, text: &str, unit: Option<&str>| match unit {
         Some(unit) => {

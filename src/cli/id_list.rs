@@ -40,7 +40,7 @@ impl IdList {
 /// Parses the number of an event or a job.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is invalid; the error names the invalid part.
 pub fn parse_id(text: &str) -> Result<i64, String> {
     let digits = text.trim();
     if let Some(number) = digits.strip_prefix('-')
@@ -61,7 +61,7 @@ pub fn parse_id(text: &str) -> Result<i64, String> {
 /// Parses ids that are separated by commas. A range has a hyphen, or a dash as in reasons.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// The text is invalid; the error names the invalid part.
 pub fn parse_id_list(text: &str) -> Result<IdList, String> {
     // `4, 5` is two arguments of the shell, of which the first ends with a comma.
     let text = text.trim().trim_end_matches(',');

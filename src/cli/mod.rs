@@ -315,7 +315,7 @@ fn open_store_to_write(loaded: &LoadedConfig, is_dry_run: bool) -> Result<Store,
 
 /// Prints on standard error that no server runs, and when the command takes effect therefore.
 fn print_without_server(database: &Path, effect: &str) -> Result<(), ExitError> {
-    if store::find_running_server(database).map_err(runtime_error)?.is_none() {
+    if store::find_lock_holder(database).map_err(runtime_error)?.is_none() {
         writeln!(output::stderr(), "no server runs: {effect}").map_err(runtime_error)?;
     }
     Ok(())

@@ -61,7 +61,7 @@ impl Drop for ProgressLine {
 }
 
 /// Notices the signals that end a command, such as Ctrl-C, so that it ends after its current transaction
-/// and prints what was done. A second signal ends it at once.
+/// and prints a summary. A second signal ends it at once.
 pub struct Interruption(Arc<AtomicBool>);
 
 impl Interruption {

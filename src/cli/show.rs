@@ -621,14 +621,14 @@ fn group_bytes(bytes: usize) -> String {
     group_digits(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
-/// The start of a text: at most so many bytes and lines.
+/// The start of a text, within a number of bytes and lines.
 fn first_lines(text: &str, max_bytes: usize, max_lines: usize) -> &str {
     let text = &text[..text.floor_char_boundary(max_bytes)];
     let end = text.match_indices('\n').nth(max_lines.saturating_sub(1)).map(|(at, _)| at + 1);
     &text[..end.unwrap_or(text.len())]
 }
 
-/// The end of a text: at most so many bytes and lines.
+/// The end of a text, within a number of bytes and lines.
 fn last_lines(text: &str, max_bytes: usize, max_lines: usize) -> &str {
     let start = text.ceil_char_boundary(text.len().saturating_sub(max_bytes));
     let text = &text[start..];

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::config::{Config, LoadedConfig, StoreConfig};
 use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::stats::{self, DatabaseSummary};
-use crate::store::{self, RunState, RunningServer, ServerInfo};
+use crate::store::{self, LockHolder, RunState, ServerInfo};
 
 /// Exit code if something is wrong.
 const WRONG: u8 = 1;
@@ -28,9 +28,9 @@ pub struct StatusArgs {
     json: bool,
 }
 
-/// What `status` prints.
+/// The lines that `status` prints.
 struct Status {
-    server: Option<RunningServer>,
+    server: Option<LockHolder>,
     is_ready: bool,
     summary: Option<DatabaseSummary>,
     wal_bytes: u64,
@@ -58,14 +58,14 @@ pub fn status(loaded: &LoadedConfig, args: &StatusArgs) -> Result<(), ExitError>
 
 fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     let database = &loaded.config.store.path;
-    let server = store::find_running_server(database).map_err(|e| {
+    let server = store::find_lock_holder(database).map_err(|e| {
         let error =
             anyhow::Error::from(e).context(format!("{}: cannot be read", database.display()));
         runtime_error(error)
     })?;
     let mut problems = Vec::new();
     let mut is_ready = false;
-    match server.as_ref().map(RunningServer::info) {
+    match server.as_ref().map(LockHolder::info) {
         Some(Some(info)) => is_ready = check_server(info, &mut problems),
         Some(None) => problems.push("the server is starting: senders get 503".to_owned()),
         None => {}

@@ -45,7 +45,7 @@ const MIN_WIDTH: usize = 8;
 /// The number of spaces between columns.
 const GAP: usize = 2;
 
-/// What begins the reason of a job whose handler has an open circuit breaker. A time follows.
+/// The start of the reason of a job whose handler has an open circuit breaker. A time follows.
 const OPEN_BREAKER: &str = "circuit breaker open until ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -81,7 +81,7 @@ pub(super) struct Diagnostics {
     has_syntax_errors: Cell<bool>,
 }
 
-/// What [`Diagnostics`] collected of a configuration without errors.
+/// The warnings that [`Diagnostics`] collected about a configuration without errors.
 pub(super) struct Findings {
     pub warnings: Vec<String>,
     pub secrets: Vec<SecretReference>,

@@ -213,12 +213,12 @@ pub enum Dedupe {
     /// By the preset's own key of a delivery, if there is one.
     Preset,
     /// By the source's own key.
-    Key(DedupeKey),
+    Key(DedupeSelector),
 }
 
 /// The source's own key by which a duplicate is recognised.
 #[derive(Clone, Debug, PartialEq)]
-pub enum DedupeKey {
+pub enum DedupeSelector {
     /// In lower case.
     Header(String),
     Body,
@@ -327,7 +327,7 @@ impl Handler {
     }
 }
 
-/// What a handler does with a job.
+/// The program or URL that a handler runs for a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HandlerKind {
     Command(Command),

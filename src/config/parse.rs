@@ -282,7 +282,7 @@ pub fn nearest<'n>(unknown: &str, names: &[&'n str]) -> Option<&'n str> {
     (is_near || strsim::jaro_winkler(unknown, best) >= 0.87).then_some(best)
 }
 
-/// `did you mean "timeout"?`, or else the list of what is allowed.
+/// `did you mean "timeout"?`, or else the list of the allowed values.
 pub(super) fn suggest(unknown: &str, names: &[&str], show: impl Fn(&str) -> String) -> String {
     match nearest(unknown, names) {
         Some(name) => format!("did you mean {}?", show(name)),

@@ -9,8 +9,8 @@ use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Accept, Dedupe, DedupeKey, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate, Respond,
-    ServerConfig, Source, Verify, expression, verify,
+    Accept, Dedupe, DedupeSelector, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate,
+    Respond, ServerConfig, Source, Verify, expression, verify,
 };
 use crate::verify::Scheme;
 
@@ -155,7 +155,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Dedupe, Duration) {
     let Some(table) = value.table(DEDUPE_EXPECTED) else { return (Dedupe::Preset, week) };
     let header = table.parse_with("header", DEDUPE_EXPECTED, parse::parse_header_name);
     let body = table.get("body").and_then(|value| match value.as_flag() {
-        Some(true) => Some(DedupeKey::Body),
+        Some(true) => Some(DedupeSelector::Body),
         _ => value.invalid("expected true"),
     });
     let window = table.duration("window", week, POSITIVE_DURATION);
@@ -168,9 +168,9 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Dedupe, Duration) {
     } else if key_count == 0 && !has_window_alone {
         table.missing_error(format!("has no key to recognise a duplicate by: {DEDUPE_EXPECTED}"));
     }
-    let jq = expression::read_expression(&table, "jq").map(DedupeKey::Jq);
+    let jq = expression::read_expression(&table, "jq").map(DedupeSelector::Jq);
     reject_rest(table, &[]);
-    let key = header.map(DedupeKey::Header).or(jq).or(body);
+    let key = header.map(DedupeSelector::Header).or(jq).or(body);
     (key.map_or(Dedupe::Preset, Dedupe::Key), window)
 }
 

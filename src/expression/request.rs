@@ -9,7 +9,7 @@ use super::inline::{ExtractedEvent, InlinePlan, NotInlineable};
 use super::{EXPRESSION_KEYS, EventContext, Expression, Items, output};
 use crate::domain::version_value::VersionValue;
 
-/// What one handler evaluates for an event; `None` where the key is not set.
+/// The expressions that one handler evaluates for an event; `None` where the key is not set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HandlerExpressions {
     pub when: Option<Expression>,
@@ -234,7 +234,7 @@ pub enum KeySet {
 }
 
 impl KeySet {
-    /// The keys of the item at `index`; without `split` the keys of the job, whatever `index` is.
+    /// The keys of the item at `index`; without `split` the keys of the job, for any `index`.
     ///
     /// # Errors
     /// The file of the keys can't be read.

@@ -184,7 +184,7 @@ fn is_noise(line: &[u8]) -> bool {
     let text = line.trim_ascii();
     // Markers below a source line, brackets.
     let is_marker = !text.iter().any(|byte| byte.is_ascii_alphanumeric() || *byte >= 0x80);
-    // What `sh -x` writes before each command.
+    // The text that `sh -x` writes before each command.
     let is_trace = text.starts_with(b"+ ");
     let is_perl_summary = text.ends_with(b" aborted due to compilation errors.")
         || memmem::find(text, b" failed--compilation aborted at ").is_some();

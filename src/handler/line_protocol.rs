@@ -20,7 +20,7 @@ use crate::process::{ControlLine, Directive, EndReason, ProtocolEvent, StderrCap
 /// How much of an invalid line is shown.
 const SHOWN_BYTES: usize = 80;
 
-/// What a handler responds for one job.
+/// The response of a handler for one job.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct JobResponse {
     job: i64,

@@ -76,9 +76,9 @@ pub struct Task {
     pub event: Arc<Event>,
     /// The item's number, from 1, if the handler has a `split`.
     pub item: Option<u32>,
-    /// What the handler reads: the output of `transform`, the item, or the event's body.
+    /// The handler's input: the output of `transform`, the item, or the event's body.
     pub input: Arc<[u8]>,
-    /// `input` is an item or the output of `transform`. So it is JSON, whatever the event's content
+    /// `input` is an item or the output of `transform`. So it is JSON, regardless of the event's content
     /// type is.
     pub is_json_input: bool,
     /// The number of the last attempt of this series (`HOOKTRAIL_MAX_ATTEMPTS`).

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::config::{self, Dedupe, DedupeKey, OnDuplicate, Source};
+use crate::config::{self, Dedupe, DedupeSelector, OnDuplicate, Source};
 use crate::domain::HandlerId;
 use crate::domain::job_plan::{
     DebounceKey, ItemSource, JobKeys, JobPlan, JobSpec, KeyHash, LateDedupe, UniqueKey, hash_key,
@@ -112,7 +112,7 @@ impl JobPlanner {
         handlers: impl Iterator<Item = (&'c config::Handler, HandlerId)>,
     ) -> Self {
         let dedupe = match &source.dedupe {
-            Dedupe::Key(DedupeKey::Jq(expression)) => Some(expression.clone()),
+            Dedupe::Key(DedupeSelector::Jq(expression)) => Some(expression.clone()),
             _ => None,
         };
         let dedupe_alone =
@@ -336,16 +336,16 @@ pub fn source_dedupe_key(
 ) -> Option<KeyHash> {
     let Dedupe::Key(key) = &source.dedupe else { return None };
     match key {
-        DedupeKey::Header(name) => header_key(key_kind(source, b'h'), headers, name),
-        DedupeKey::Body => Some(hash_key(key_kind(source, b'b'), &[body])),
-        DedupeKey::Jq(_) => None,
+        DedupeSelector::Header(name) => header_key(key_kind(source, b'h'), headers, name),
+        DedupeSelector::Body => Some(hash_key(key_kind(source, b'b'), &[body])),
+        DedupeSelector::Jq(_) => None,
     }
 }
 
 /// The source's `dedupe`, if somebody could resend a captured request under another Content-Type
 /// and so change its key. No sender signs that header.
 fn dedupe_to_guard(source: &Source) -> Option<&Expression> {
-    let Dedupe::Key(DedupeKey::Jq(dedupe)) = &source.dedupe else { return None };
+    let Dedupe::Key(DedupeSelector::Jq(dedupe)) = &source.dedupe else { return None };
     let is_guarded = source.accept == config::Accept::Any
         && source.verify.scheme.signs_body()
         && dedupe.reads_body_alone();

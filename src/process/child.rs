@@ -38,7 +38,7 @@ pub(super) enum OutputEvent<'a> {
     ControlLine(&'a [u8]),
 }
 
-/// What to do after an output event. If several events are read at once, the greatest value wins.
+/// The next step after an output event. If several events are read at once, the greatest value wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Directive {
     Continue,

@@ -66,7 +66,7 @@ pub struct ExitReport {
 pub struct LineProcess {
     child: ChildProcess,
     responses: LineSplitter,
-    /// What the process wrote to stderr while it held no job.
+    /// The text that the process wrote to stderr while it held no job.
     idle_stderr: Vec<u8>,
     max_output_bytes: usize,
     pub(super) started_at: Instant,

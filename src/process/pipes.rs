@@ -1,7 +1,7 @@
 //! Buffers for the output of a process: the tail of a stream, and a stream of lines.
 //!
 //! All reads are non-blocking and read a bounded amount at a time. The buffers are bounded too,
-//! whatever the process writes.
+//! for any output of the process.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

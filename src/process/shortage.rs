@@ -21,7 +21,7 @@ const MAX_TOTAL_WAIT: Duration = Duration::from_secs(10);
 /// The reason why a process can't be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
-    /// What is wrong and what to do.
+    /// The problem and its remedy.
     pub reason: String,
     /// The cause is a shortage, so a later start may succeed.
     pub is_transient: bool,

@@ -207,7 +207,7 @@ fn a_batch_that_new_jobs_fill_is_counted_again() {
 #[derive(Clone, Copy, Debug)]
 enum SchedulerEvent {
     Plan,
-    /// The oldest claim gets at most so many jobs.
+    /// The maximum number of jobs of the oldest claim.
     Claimed(usize),
     ClaimFailed,
     Finished(HandlerId),

@@ -3,7 +3,7 @@
 //!
 //! The writer adds a row to the index in the transaction of the first row of a block that needs it, and
 //! remembers it. Rows of the index are only added and widened. So a row that this process remembers
-//! stays correct, whatever another process writes; only a rollback makes the writer forget.
+//! stays correct when another process writes; only a rollback makes the writer forget.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -51,7 +51,7 @@ impl ReplyQueue {
     }
 }
 
-/// What the writer receives through its channel.
+/// An operation or a notice that the writer receives through its channel.
 #[derive(Debug)]
 pub enum WriterMessage {
     Write(WriteRequest),
@@ -67,7 +67,7 @@ pub enum WriterMessage {
     CloseWorkers,
 }
 
-/// What an intake thread or a worker asks the writer to write.
+/// A write that an intake thread or a worker asks for.
 #[derive(Debug)]
 pub enum WriteRequest {
     /// The events that one intake thread accepted since its last message.

@@ -201,12 +201,12 @@ fn lock_byte(file: &File) -> io::Result<()> {
 
 /// The server that owns a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunningServer {
+pub struct LockHolder {
     /// `None` if this user can't read it.
     pub record: Option<RunRecord>,
 }
 
-impl RunningServer {
+impl LockHolder {
     /// Returns what the server recorded about itself when it was ready.
     pub fn info(&self) -> Option<&ServerInfo> {
         self.record.as_ref().and_then(|record| record.server.as_ref())
@@ -218,7 +218,7 @@ impl RunningServer {
 ///
 /// # Errors
 /// The database exists and cannot be read.
-pub fn find_running_server(database: &Path) -> io::Result<Option<RunningServer>> {
+pub fn find_lock_holder(database: &Path) -> io::Result<Option<LockHolder>> {
     let path = match resolve(database) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         path => path?,
@@ -231,7 +231,7 @@ pub fn find_running_server(database: &Path) -> io::Result<Option<RunningServer>>
         return Ok(None);
     }
     let text = fs::read_to_string(with_suffix(&path, ".lock")).unwrap_or_default();
-    Ok(Some(RunningServer { record: RunRecord::parse(&text) }))
+    Ok(Some(LockHolder { record: RunRecord::parse(&text) }))
 }
 
 /// Returns whether another open file description has locked the byte.

@@ -45,7 +45,7 @@ const FIXED: [(&str, i64); 2] = [("page_size", 4096), ("auto_vacuum", 2)];
 /// Opens the database for writing. The caller holds its `Lock`, or writes only briefly.
 ///
 /// # Errors
-/// What was found, and the remedy. The file is unchanged.
+/// The error names the problem and the remedy. The file is unchanged.
 pub fn open(path: &Path, durability: Durability) -> Result<Store, OpenError> {
     open_with_steps(path, durability, MIGRATIONS).map_err(|e| open_error_text(path, &e))
 }
@@ -92,7 +92,7 @@ fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id })
 }
 
-/// What a command does with the database.
+/// The access that a command needs to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
@@ -103,7 +103,7 @@ pub enum Access {
 /// migrates nothing, and leaves the WAL to the server.
 ///
 /// # Errors
-/// What was found, and the remedy.
+/// The error names the problem and the remedy.
 pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
     let open = || {
         rescue::check_configured_path(path)?;

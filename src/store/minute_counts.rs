@@ -27,7 +27,7 @@ pub(super) fn minute_of(now_ms: i64) -> i64 {
     now_ms.div_euclid(MINUTE_MS)
 }
 
-/// What one row of the table counts.
+/// The counts in one row of the table.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     events: i64,

@@ -63,7 +63,7 @@ pub mod write_transaction;
 pub mod writer;
 pub mod writer_cache;
 
-pub use lock::{Lock, RunningServer, find_running_server, io_error};
+pub use lock::{Lock, LockHolder, find_lock_holder, io_error};
 pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunState, ServerInfo};
 pub use rusqlite::Result;

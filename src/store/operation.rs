@@ -62,7 +62,7 @@ impl Operation {
     }
 }
 
-/// What an operation returns. It counts only after the commit.
+/// The reply of an operation. It counts only after the commit.
 #[derive(Debug)]
 pub enum OperationResult {
     Inserted(InsertReply),

@@ -57,7 +57,7 @@ pub struct RunRecord {
     pub server: Option<ServerInfo>,
 }
 
-/// What `hooktrail status` shows of a running server.
+/// The facts that `hooktrail status` shows about a running server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerInfo {
     pub version: String,

@@ -22,7 +22,7 @@ pub struct HandshakeReply {
     /// Recorded in the view `handshakes`.
     pub detail: String,
     pub response: SenderResponse,
-    /// What the operator has to do, as a log line. It quotes nothing of the request.
+    /// The next step for the operator, as a log line. It quotes nothing of the request.
     pub operator_action: Option<&'static str>,
 }
 

@@ -1,6 +1,6 @@
 //! The keys of `scheme = "hmac"`, which describe an HMAC over a text of parts.
 
-/// What is signed, how, and where the signature is.
+/// The signed bytes, the algorithm, and the place of the signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HmacSpec {
     /// The header of the signature, in lower case.
@@ -53,7 +53,7 @@ pub enum SignedPart {
 /// Parses `"{timestamp}.{body}"` into parts.
 ///
 /// # Errors
-/// The text is invalid; the error says what is allowed.
+/// The text is invalid; the error lists the allowed values.
 pub fn parse_signed_parts(text: &str) -> Result<Vec<SignedPart>, String> {
     let invalid = || {
         "expected text of {body}, {timestamp}, {id}, {url} and {method}, such as \

@@ -28,7 +28,7 @@ pub(super) fn read<'b, T: Deserialize<'b>>(body: &'b [u8], expected: &str) -> Re
 /// A JSON object: its members in their order, with their values byte for byte.
 pub(super) struct RawObject<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
-/// What is missing if a body is no object.
+/// The missing part if a body is no object.
 pub(super) const OBJECT: &str = "the JSON object that this sender signs";
 
 impl<'a> RawObject<'a> {

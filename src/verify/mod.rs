@@ -61,7 +61,7 @@ pub use settings::SchemeSettings;
 pub use token::{CredentialLocation, param_name_matches};
 pub use url::{ProxyHeader, PublicUrl, next_name};
 
-// What the files of the senders share.
+// Functions that the files of the senders share.
 use delivery_key::{DeliveryKeyLocation, NOT_JSON, body_key, id_key, key_text};
 use handshake::{
     HandshakeResult, HandshakeSpec, accept, echo_challenge, echo_parameter, reply, utf8_parameter,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::check_pool::CheckPool;
 use super::rejection::Rejection;
 use super::{IntakeConfig, SourceRuntime, stored_request};
-use crate::config::{Dedupe, DedupeKey, ProxyHeader};
+use crate::config::{Dedupe, DedupeSelector, ProxyHeader};
 use crate::domain::job_plan::KeyHash;
 use crate::expression::{
     Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet, Priority,
@@ -292,13 +292,15 @@ impl<'a> ReceivedRequest<'a> {
             key.map_or(SignedSourceKey::None, SignedSourceKey::Known)
         };
         match (key, self.runtime.planner.dedupe_expression()) {
-            (DedupeKey::Header(name), _)
+            (DedupeSelector::Header(name), _)
                 if hmac.id_header.as_ref() == Some(name) && is_signed(SignedPart::Id) =>
             {
                 source_key(b"")
             }
-            (DedupeKey::Body, _) if is_signed(SignedPart::Body) => source_key(self.request.body),
-            (DedupeKey::Jq(dedupe), Some(expressions))
+            (DedupeSelector::Body, _) if is_signed(SignedPart::Body) => {
+                source_key(self.request.body)
+            }
+            (DedupeSelector::Jq(dedupe), Some(expressions))
                 if is_signed(SignedPart::Body) && dedupe.reads_body_alone() =>
             {
                 SignedSourceKey::Pending(self.evaluate_alone(expressions))

@@ -28,7 +28,7 @@ const MAX_PATH_BYTES: usize = 2048;
 const MAX_METHOD_BYTES: usize = 32;
 const MAX_REASON_BYTES: usize = 256;
 
-/// What the view `rejections` stores of a request.
+/// The parts of a request that `rejections` stores.
 pub struct RejectedRequest<'a> {
     pub source: Option<&'a str>,
     pub method: &'a str,

@@ -189,7 +189,7 @@ fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
     UnixListener::bind(path).map_err(other)
 }
 
-/// What is at the path of a unix socket.
+/// The kind of file at the path of a unix socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum UnixPath {
     Free,

@@ -181,7 +181,7 @@ fn status_410_makes_a_job_dead_and_retry_after_delays_its_retry() {
 
 #[test]
 fn a_script_that_hangs_times_out_and_its_process_ends() {
-    let script = "<?php file_put_contents('pid', getmypid()); while (true) usleep(1000);";
+    let script = "<?php file_put_contents('pid', getmypid()); stream_socket_accept(stream_socket_server('tcp://127.0.0.1:0'), -1);";
     let server = php("timeout = \"500ms\"", script).start();
     server.post("/hooks/a", "{}");
     assert_eq!(outcome(&server), "timed_out: timeout 500ms");

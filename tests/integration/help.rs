@@ -158,7 +158,7 @@ fn a_man_page_is_written_for_the_program_and_for_each_command() {
     }
 }
 
-/// What bash offers for the last word of a command line.
+/// The completions that bash offers for the last word of a command line.
 fn completed_by_bash(folder: &Path, words: &[&str]) -> Vec<String> {
     let script = "source <(hooktrail completions bash); COMP_WORDS=(\"$@\"); COMP_CWORD=$(($#-1)); \
                   COMP_TYPE=9; _clap_complete_hooktrail hooktrail \"${COMP_WORDS[COMP_CWORD]}\"; \

@@ -194,7 +194,7 @@ fn lines_that_begin_with(log: &str, start: &str) -> Vec<String> {
 fn banned_addresses(lines: &[String]) -> Vec<String> {
     let page = std::fs::read_to_string("docs/operations.md").unwrap();
     let pattern = page.split("failregex = ").nth(1).unwrap().lines().next().unwrap();
-    // What fail2ban makes of them.
+    // The addresses that fail2ban finds in them.
     let pattern = pattern.replace("%(__prefix_line)s", "");
     let pattern = pattern.replace("<ADDR>", "(?P<ip>[0-9a-fA-F:.]+)");
     let script = "import re, sys\nfor line in sys.argv[2:]:\n    found = re.search(sys.argv[1], line)\n    \

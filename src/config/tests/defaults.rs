@@ -184,7 +184,7 @@ max_body_size = "64 KiB"
         accept: Accept::Json,
         allow_from: vec!["192.0.2.7/32".parse().unwrap()],
         verify: verify::no_verification(),
-        dedupe: Dedupe::Key(DedupeKey::Jq(jq(".id"))),
+        dedupe: Dedupe::Key(DedupeSelector::Jq(jq(".id"))),
         dedupe_window: secs(86_400),
         on_duplicate: OnDuplicate::Ignore,
         rate_limit: Some(Rate { count: 100, period: secs(60) }),
@@ -314,8 +314,8 @@ fn a_duplicate_is_recognised_as_its_source_says() {
         (r#"{ scheme = "none" }"#, r#"{ scheme = "paminga", secret = { env = "S" } }"#);
     let week = 604_800;
     assert_eq!(read("false", paminga), (Dedupe::Off, week));
-    assert_eq!(read("{ body = true }", none), (Dedupe::Key(DedupeKey::Body), week));
-    let header = Dedupe::Key(DedupeKey::Header("x-delivery-id".into()));
+    assert_eq!(read("{ body = true }", none), (Dedupe::Key(DedupeSelector::Body), week));
+    let header = Dedupe::Key(DedupeSelector::Header("x-delivery-id".into()));
     assert_eq!(read("{ header = 'X-Delivery-Id' }", none), (header, week));
     assert_eq!(read(r#"{ window = "1h" }"#, paminga), (Dedupe::Preset, 3_600));
 }

@@ -479,7 +479,7 @@ pub(in crate::store) fn finish(
     Ok((state, retry_wait_ms))
 }
 
-/// What becomes of a job whose expressions were evaluated again.
+/// The new state of a job whose expressions were evaluated again.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) enum Reevaluated<'a> {
     /// It runs, with these keys.

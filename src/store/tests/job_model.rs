@@ -89,7 +89,7 @@ struct ModelJob {
     is_cancelled: bool,
 }
 
-/// What the rest of the server believes because of the effects so far.
+/// The state of the rest of the server after the effects so far.
 #[derive(Debug, Default)]
 struct Believed {
     queued: i64,

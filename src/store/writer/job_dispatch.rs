@@ -181,7 +181,7 @@ impl JobDispatch {
         self.retry_at_ms = None;
     }
 
-    /// The database rejected a claim or a promotion. What was due then is looked for again, but not at once.
+    /// The database rejected a claim or a promotion. The writer looks for due jobs again, but not at once.
     pub fn refresh_later(&mut self) {
         self.should_refresh = true;
         self.retry_at_ms = Some(self.clock.now_ms().saturating_add(REJECTED_DELAY_MS));

@@ -82,7 +82,7 @@ impl Reader {
         let folder_file = self.home.path().join(".folder");
         let script = format!("set -e\n{text}\npwd > {}\n", folder_file.display());
         let output = match text.starts_with("hooktrail ") && is_read_only(&text) {
-            // What the reader sees on a terminal of 80 columns.
+            // The text that the reader sees on a terminal of 80 columns.
             true => {
                 let script = format!("stty cols 80\n{script}");
                 let mut command = self.command("script");

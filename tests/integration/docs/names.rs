@@ -158,7 +158,7 @@ impl Keys {
             parts.remove(1);
         }
         let (key, table) = parts.split_last().unwrap();
-        // What is in `env` and `headers` is the user's.
+        // The names in `env` and `headers` are the user's.
         let is_users = matches!(table.last(), Some(&("env" | "headers")));
         is_users || self.has(&table.join("."), key) || self.is_table(&parts.join("."))
     }
@@ -266,7 +266,7 @@ fn flags(command: &Command) -> BTreeSet<String> {
     longs.map(|long| format!("--{long}")).chain(shorts.map(|short| format!("-{short}"))).collect()
 }
 
-/// What is wrong with a command line that begins with `hooktrail`.
+/// The problem of a command line that begins with `hooktrail`.
 fn command_error(cli: &Command, line: &str) -> Option<String> {
     let line = line.trim_start_matches("sudo -u hooktrail ").trim_start_matches("sudo ");
     let line = line.split(['#', '|', '>', ';', '&']).next().unwrap();

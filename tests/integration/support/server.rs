@@ -228,7 +228,7 @@ impl Server {
         self.signal(Signal::HUP);
     }
 
-    /// Waits until the audit log has so many reloads.
+    /// Waits until the audit log has this number of reloads.
     pub fn until_reloads(&self, count: usize) {
         let reloads = "select count(*) from audit_log where action = 'reload'";
         self.until(reloads, &count.to_string());
@@ -397,7 +397,7 @@ impl Server {
         cli(self.path(), args)
     }
 
-    /// Runs the command line in the server's folder on a terminal of so many columns. Returns what it shows.
+    /// Runs the command line in the server's folder on a terminal with this number of columns. Returns its text.
     pub fn cli_on_terminal(&self, columns: usize, args: &[&str]) -> String {
         let command = format!("stty cols {columns}; {HOOKTRAIL} {}", args.join(" "));
         let output = Command::new("script")
