@@ -4,6 +4,7 @@
 //! Stop: no new jobs, running jobs end, intake ends; then the other threads end because the senders of
 //! their channels are dropped.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{self, Config, LoadedConfig, Secrets};
+use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets};
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
@@ -59,15 +60,29 @@ pub struct ExitError {
 }
 
 impl ExitError {
+    /// Makes exit code 1 of any error. A server that can't start never exits with 0, so this makes no
+    /// exception for a closed pipe.
     fn other(error: impl std::fmt::Display) -> Self {
         Self { code: 1, text: format!("{error:#}") }
     }
 }
 
-impl From<OpenError> for ExitError {
-    fn from(error: OpenError) -> Self {
-        let code = if matches!(error, OpenError::InUse(_)) { 75 } else { 1 };
-        Self { code, text: error.to_string() }
+/// Derives the exit code from the type of the error. A closed pipe is success: a reader such as `head` has
+/// seen enough.
+impl<E: Into<anyhow::Error>> From<E> for ExitError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let is_closed_pipe = error.chain().any(|cause| {
+            let io_error = cause.downcast_ref::<std::io::Error>();
+            io_error.is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+        });
+        let code = match error.downcast_ref() {
+            _ if is_closed_pipe => return Self { code: 0, text: String::new() },
+            Some(OpenError::InUse(_)) => 75,
+            _ if error.is::<ConfigErrors>() => 78,
+            _ => 1,
+        };
+        Self { code, text: format!("{error:#}") }
     }
 }
 
@@ -137,8 +152,7 @@ fn load(file: &Path) -> anyhow::Result<(LoadedConfig, Secrets, Arc<Redactor>)> {
     let redactor = crate::log::redactor().with(secrets.texts_to_redact(&loaded.config));
     let redactor = Arc::new(redactor.context("secrets cannot be redacted from the log")?);
     crate::log::redact_by(Arc::clone(&redactor));
-    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    anyhow::ensure!(missing.is_empty(), ConfigErrors(missing));
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }

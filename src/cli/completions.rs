@@ -11,7 +11,7 @@ use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::Shells;
 use clap_complete::{CompleteEnv, Shell};
 
-use super::{Cli, ExitError, help, output, runtime_error};
+use super::{Cli, ExitError, help, output};
 use crate::config::{self, Config};
 use crate::domain::job::PublicState;
 use crate::process;
@@ -24,11 +24,15 @@ pub fn print_script(shell: Shell) -> Result<(), ExitError> {
     let mut script = Vec::new();
     let shells = Shells::builtins();
     if let Some(completer) = shells.completer(&shell.to_string()) {
-        completer
-            .write_registration(VARIABLE, "hooktrail", "hooktrail", &program(), &mut script)
-            .map_err(runtime_error)?;
+        completer.write_registration(
+            VARIABLE,
+            "hooktrail",
+            "hooktrail",
+            &program(),
+            &mut script,
+        )?;
     }
-    output::raw_stdout().write_all(&script).map_err(runtime_error)
+    Ok(output::raw_stdout().write_all(&script)?)
 }
 
 /// How the script calls this program: by its name if it was found in PATH, else by its absolute path.

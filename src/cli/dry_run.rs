@@ -5,14 +5,15 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context;
 use arc_swap::ArcSwap;
 use clap::Args;
 
 use super::id_list::parse_id;
 use super::output::format_count;
 use super::selector_checks::check_event;
-use super::{ExitError, open_store, output, runtime_error, user_error};
-use crate::config::{self, Handler, LoadedConfig};
+use super::{ExitError, open_store, output, read_secrets, usage_error, user_error};
+use crate::config::{Handler, LoadedConfig};
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{AttemptResult, Claim, Event, EventId, HandlerId, JobId, Outcome, SourceId};
 use crate::expression::{
@@ -66,9 +67,8 @@ impl EvalArgs {
 /// Prints the outputs of an expression, one per line.
 pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitError> {
     let expression = Expression::new(&args.expression).map_err(|error| {
-        let text =
-            format!("expression: line {}, column {}: {}", error.line, error.column, error.text);
-        ExitError { code: 2, text }
+        let (line, column, text) = (error.line, error.column, error.text);
+        usage_error(format!("expression: line {line}, column {column}: {text}"))
     })?;
     let outputs = match (&args.input, loaded) {
         (Some(file), _) if args.is_for_file() => {
@@ -83,18 +83,18 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
             pool.outputs(0, &expression, &context)
         }
         (_, Some(_)) if args.content_type.is_some() => {
-            let text = "eval: --content-type does not apply to a stored event, which has its own: \
-                        expected a file, or - for standard input";
-            return Err(ExitError { code: 2, text: text.to_owned() });
+            return Err(usage_error(
+                "eval: --content-type does not apply to a stored event, which has its own: \
+                 expected a file, or - for standard input",
+            ));
         }
         (input, Some(loaded)) => {
             let store = open_store(loaded)?;
             let number = input.as_deref().map(parse_id).transpose();
-            let number = number.map_err(|error| ExitError {
-                code: 2,
-                text: format!("event {}: {error}", input.as_deref().unwrap_or_default()),
+            let number = number.map_err(|error| {
+                usage_error(format!("event {}: {error}", input.as_deref().unwrap_or_default()))
             })?;
-            let newest = queries::find_newest_event(&store.conn).map_err(runtime_error)?;
+            let newest = queries::find_newest_event(&store.conn)?;
             let Some(number) = number.or(newest) else {
                 return Err(user_error("the database has no events yet"));
             };
@@ -108,7 +108,7 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
     };
     let mut out = output::stdout();
     for output in outputs.map_err(user_error)? {
-        out.write_all(&output).and_then(|()| writeln!(out)).map_err(runtime_error)?;
+        out.write_all(&output).and_then(|()| writeln!(out))?;
     }
     Ok(())
 }
@@ -119,7 +119,7 @@ fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {
         "-" => std::io::stdin().lock().read_to_end(&mut body),
         file => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut body)),
     };
-    read.map_err(|e| user_error(format!("{file}: can't be read: {e}")))?;
+    read.with_context(|| format!("{file}: can't be read"))?;
     Ok(body)
 }
 
@@ -131,7 +131,7 @@ fn supervisor(database_id: &str) -> Arc<Supervisor> {
 
 /// Makes a task builder for the configuration: it evaluates expressions and prepares the inputs of handlers.
 pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder, ExitError> {
-    let readers = store::read_pool(store, 1).map_err(runtime_error)?;
+    let readers = store::read_pool(store, 1)?;
     let supervisor = supervisor(&store.database_id);
     let folder = store.path.parent().unwrap_or(Path::new("."));
     let expressions = EvaluatorPool::new(folder, &supervisor);
@@ -145,7 +145,7 @@ fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
     if let Some(error) = check_event(store, event)? {
         return Err(user_error(error));
     }
-    event_reads::load_event(&store.conn, EventId(event)).map_err(runtime_error)
+    Ok(event_reads::load_event(&store.conn, EventId(event))?)
 }
 
 /// Prints which handlers match an event, with their inputs and keys.
@@ -175,9 +175,8 @@ pub fn print_matching_handlers(
         lines.push(format!("  {}: {line}", handler.name));
     }
     let names = if names.is_empty() { "no handler".to_owned() } else { names.join(", ") };
-    writeln!(out, "event {} of {}: matches {names}", event.id, event.source)
-        .map_err(runtime_error)?;
-    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(runtime_error)
+    writeln!(out, "event {} of {}: matches {names}", event.id, event.source)?;
+    Ok(lines.iter().try_for_each(|line| writeln!(out, "{line}"))?)
 }
 
 fn evaluate(
@@ -212,13 +211,13 @@ fn describe_match(
         parts.push(format!("{} items", items.len()));
         if !items.is_empty() {
             let mut first = Vec::new();
-            items.get(0, &mut first).map_err(runtime_error)?;
+            items.get(0, &mut first)?;
             item = Some(Arc::from(first));
         }
     }
     let is_empty = matched.items.as_ref().is_some_and(|items| items.is_empty());
     if !is_empty {
-        parts.extend(describe_keys(&matched.keys.get(0).map_err(runtime_error)?));
+        parts.extend(describe_keys(&matched.keys.get(0)?));
     }
     parts.extend(matched.key_errors.iter().map(|error| format!("{error} (no key)")));
     let input = match &handler.transform {
@@ -272,19 +271,15 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     };
     if args.item.is_some() && handler.split.is_none() {
         let text = format!("run: --item does not apply: handler {name} has no split");
-        return Err(ExitError { code: 2, text });
+        return Err(usage_error(text));
     }
-    let (secrets, missing) = config::read_secrets_under(loaded, &format!("handlers.{name}"));
-    if !missing.is_empty() {
-        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(ExitError { code: 78, text: lines.join("\n") });
-    }
+    let secrets = read_secrets(loaded, &format!("handlers.{name}"))?;
     let store = open_store(loaded)?;
     let event = load_event(&store, args.event)?;
     let builder = task_builder(loaded, &store)?;
     let runtime = app::build_handler(handler, &secrets);
-    builder.supervisor.become_subreaper().map_err(runtime_error)?;
-    let job = queries::find_newest_job(&store.conn, event.id, name).map_err(runtime_error)?;
+    builder.supervisor.become_subreaper()?;
+    let job = queries::find_newest_job(&store.conn, event.id, name)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));
     let claimed = |item| ClaimedJob {
         claim: Claim { job, attempt: attempt.max(1) },
@@ -314,11 +309,11 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
             }
             let mut body = Vec::new();
             for index in 0..count {
-                let number = u32::try_from(index + 1).map_err(runtime_error)?;
+                let number = u32::try_from(index + 1)?;
                 if args.item.is_some_and(|selected| selected != number) {
                     continue;
                 }
-                items.read(index, &mut body).map_err(runtime_error)?;
+                items.read(index, &mut body)?;
                 let item = Arc::from(body.as_slice());
                 all_succeeded &=
                     run_one(&builder, &claimed(Some(number)), &runtime, &event, Some(&item))?;
@@ -339,15 +334,14 @@ fn run_one(
     event: &Event,
     item: Option<&Arc<[u8]>>,
 ) -> Result<bool, ExitError> {
-    let cancel = CancelToken::new().map_err(runtime_error)?;
+    let cancel = CancelToken::new()?;
     let result: AttemptResult = match builder.build_task(claimed, runtime, event.clone(), item) {
         Ok(task) => runtime.runner.run(&task, &cancel),
         Err(result) => result,
     };
-    output::stdout().write_all(&result.stdout).map_err(runtime_error)?;
-    output::stderr().write_all(&result.stderr).map_err(runtime_error)?;
+    output::stdout().write_all(&result.stdout)?;
+    output::stderr().write_all(&result.stderr)?;
     let item = claimed.item.map(|number| format!("item {number}: ")).unwrap_or_default();
-    writeln!(output::stderr(), "{item}{}: {}", result.outcome.name(), result.detail)
-        .map_err(runtime_error)?;
+    writeln!(output::stderr(), "{item}{}: {}", result.outcome.name(), result.detail)?;
     Ok(result.outcome == Outcome::Succeeded)
 }

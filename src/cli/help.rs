@@ -4,12 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use anyhow::Context;
 use clap::builder::Styles;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use super::{Cli, ExitError, markdown, output, runtime_error, user_error};
+use super::{Cli, ExitError, markdown, output, usage_error};
 use crate::config;
 
 /// The widest line of a topic. clap's limit for `--help` is the same.
@@ -90,14 +91,14 @@ pub fn help(name: Option<&str>) -> Result<(), ExitError> {
     if let Some(topic) = TOPICS.iter().find(|topic| Some(topic.name) == name) {
         let width = output::terminal_columns().unwrap_or(DEFAULT_WIDTH).min(MAX_WIDTH);
         let page = markdown::render(topic.page, width);
-        return write!(output::stdout(), "{page}").map_err(runtime_error);
+        return Ok(write!(output::stdout(), "{page}")?);
     }
     let cli = Cli::command();
     let Some(name) = name.filter(|name| cli.find_subcommand(name).is_none()) else {
         let arguments = ["hooktrail"].into_iter().chain(name).chain(["--help"]);
         // clap returns the help as an error.
         let help = cli.try_get_matches_from(arguments).err();
-        return help.map_or(Ok(()), |help| help.print()).map_err(runtime_error);
+        return Ok(help.map_or(Ok(()), |help| help.print())?);
     };
     let commands = visible_commands(&cli).map(Command::get_name);
     let names: Vec<&str> = commands.chain(TOPICS.iter().map(|topic| topic.name)).collect();
@@ -105,8 +106,7 @@ pub fn help(name: Option<&str>) -> Result<(), ExitError> {
         Some(nearest) => format!("did you mean `hooktrail help {nearest}`?"),
         None => "`hooktrail help` lists them".to_owned(),
     };
-    let text = format!("help {name}: there is no such command or topic: {remedy}");
-    Err(ExitError { code: 2, text })
+    Err(usage_error(format!("help {name}: there is no such command or topic: {remedy}")))
 }
 
 fn visible_commands(cli: &Command) -> impl Iterator<Item = &Command> {
@@ -118,21 +118,20 @@ pub fn man(folder: Option<&Path>) -> Result<(), ExitError> {
     let mut cli = Cli::command();
     cli.build();
     let Some(folder) = folder else {
-        return render_man_page(&cli, &mut output::raw_stdout()).map_err(runtime_error);
+        return Ok(render_man_page(&cli, &mut output::raw_stdout())?);
     };
     fs::create_dir_all(folder)
-        .map_err(|e| user_error(format!("{}: can't be created: {e}", folder.display())))?;
+        .with_context(|| format!("{}: can't be created", folder.display()))?;
     let mut count = 0;
     for command in visible_commands(&cli).chain([&cli]) {
         let path = folder.join(Man::new(command.clone()).get_filename());
         let mut page = Vec::new();
-        render_man_page(command, &mut page).map_err(runtime_error)?;
-        fs::write(&path, page)
-            .map_err(|e| user_error(format!("{}: can't be written: {e}", path.display())))?;
+        render_man_page(command, &mut page)?;
+        fs::write(&path, page).with_context(|| format!("{}: can't be written", path.display()))?;
         count += 1;
     }
     let text = format!("wrote {} into {}", output::format_count(count, "page"), folder.display());
-    writeln!(output::stdout(), "{text}").map_err(runtime_error)
+    Ok(writeln!(output::stdout(), "{text}")?)
 }
 
 /// Writes a man page. clap_mangen fills the lines of the examples into paragraphs, so that section is

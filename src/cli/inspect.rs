@@ -8,10 +8,10 @@ use clap::Args;
 
 use super::output::{self, group_digits};
 use super::selector_args::{SelectorArgs, parse_state};
-use super::selector_checks::{check_handler_and_source, check_selectors};
+use super::selector_checks::{check_handler_and_source, check_selectors, reject_if_any};
 use super::status::orphaned_queue_warnings;
 use super::table::{self, TableWriter};
-use super::{ExitError, runtime_error, user_error};
+use super::{ExitError, usage_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::job::PublicState;
@@ -93,14 +93,14 @@ fn check_options(command: &str, given: &[&str], applicable: &[&str]) -> Result<(
         [] => (*last).to_owned(),
         others => format!("{} or {last}", others.join(", ")),
     };
-    let text = format!("{command}: {} {verb} not apply: expected {expected}", wrong.join(" and "));
-    Err(ExitError { code: 2, text })
+    let wrong = wrong.join(" and ");
+    Err(usage_error(format!("{command}: {wrong} {verb} not apply: expected {expected}")))
 }
 
 /// Says on stderr that a list is empty. The empty output of `--json` needs no words.
 fn report_empty(rows: &str, has_filter: bool) -> Result<(), ExitError> {
     let text = if has_filter { format!("no {rows} match") } else { format!("no {rows} yet") };
-    writeln!(output::stderr(), "{text}").map_err(runtime_error)
+    Ok(writeln!(output::stderr(), "{text}")?)
 }
 
 /// Prints the last outcomes or rejections, and with `-f` new ones until a signal ends the command.
@@ -120,9 +120,7 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
     let conn = &store.conn;
     let mut errors = Vec::new();
     check_handler_and_source(store, args.handler.as_deref(), args.source.as_deref(), &mut errors)?;
-    if !errors.is_empty() {
-        return Err(user_error(errors.join("\n")));
-    }
+    reject_if_any(errors)?;
     let filter = Selector {
         handler: args.handler.clone(),
         source: args.source.clone(),
@@ -130,15 +128,14 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         ..Selector::default()
     };
     let mut out = output::stdout();
-    let mut version = queries::data_version(conn).map_err(runtime_error)?;
-    let (mut found, mut last) =
-        search::read_tail(conn, view, &filter, 0, args.lines).map_err(runtime_error)?;
+    let mut version = queries::data_version(conn)?;
+    let (mut found, mut last) = search::read_tail(conn, view, &filter, 0, args.lines)?;
     let mut table = TableWriter::new();
     let mut print = |out: &mut _, rows: &_| match args.json {
         true => output::print_json(out, rows),
         false => table.print(out, rows),
     };
-    print(&mut out, &found.rows).map_err(runtime_error)?;
+    print(&mut out, &found.rows)?;
     if let Some(end) = found.end {
         print_search_end("outcome", end, "`hooktrail list` finds older jobs")?;
     } else if found.rows.rows.is_empty() && args.lines > 0 && !args.json {
@@ -149,17 +146,16 @@ pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
         if !args.follow {
             return Ok(());
         }
-        out.flush().map_err(runtime_error)?;
+        out.flush()?;
         loop {
             std::thread::sleep(FOLLOW_INTERVAL);
-            let now = queries::data_version(conn).map_err(runtime_error)?;
+            let now = queries::data_version(conn)?;
             if std::mem::replace(&mut version, now) != now {
                 break;
             }
         }
-        (found, last) =
-            search::read_tail(conn, view, &filter, last, i64::MAX).map_err(runtime_error)?;
-        print(&mut out, &found.rows).map_err(runtime_error)?;
+        (found, last) = search::read_tail(conn, view, &filter, last, i64::MAX)?;
+        print(&mut out, &found.rows)?;
     }
 }
 
@@ -189,9 +185,7 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     check_list_options(args)?;
     let mut errors = Vec::new();
     check_selectors(store, &args.selectors, &mut errors)?;
-    if !errors.is_empty() {
-        return Err(user_error(errors.join("\n")));
-    }
+    reject_if_any(errors)?;
     let conn = &store.conn;
     let selector = args.selectors.to_selector();
     let limit = if args.all { i64::MAX } else { args.limit.unwrap_or(DEFAULT_LIMIT) };
@@ -206,9 +200,9 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
     } else {
         find_jobs(store, &selector, limit)
     };
-    let found = found.map_err(runtime_error)?;
+    let found = found?;
     let mut out = BufWriter::new(output::stdout());
-    table::print_rows(&mut out, &found.rows, args.json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &found.rows, args.json)?;
     if found.rows.rows.is_empty() && found.end.is_none() && !args.json {
         let names = [
             (args.events, "events"),
@@ -230,10 +224,9 @@ pub fn list(store: &Store, args: &ListArgs) -> Result<(), ExitError> {
         _ => None,
     };
     if let Some(total) = total.filter(|_| !args.json) {
-        writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")
-            .map_err(runtime_error)?;
+        writeln!(out, "{shown} of {total} (--limit COUNT or --all prints more)")?;
     }
-    out.flush().map_err(runtime_error)?;
+    out.flush()?;
     match found.end {
         Some(end) => {
             let row = if args.events { "event" } else { "job" };
@@ -275,7 +268,7 @@ fn find_rejections(store: &Store, selector: &Selector, limit: i64) -> store::Res
 fn print_search_end(row: &str, end: SearchEnd, remedy: &str) -> Result<(), ExitError> {
     let at = end.at_ms.map(|at_ms| format!(" ({})", clock::format_local(at_ms)));
     let (id, at) = (group_digits(end.id.unsigned_abs()), at.unwrap_or_default());
-    writeln!(output::stderr(), "searched back to {row} {id}{at}: {remedy}").map_err(runtime_error)
+    Ok(writeln!(output::stderr(), "searched back to {row} {id}{at}: {remedy}")?)
 }
 
 /// Rounds down to two digits. A number that depends on the speed of the machine should not look exact.
@@ -289,9 +282,8 @@ fn round_down(number: i64) -> i64 {
 
 /// Prints queue depths, rates and ages of each handler and source.
 pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
-    let mut handlers =
-        stats::load_handler_stats(&store.conn, store.clock).map_err(runtime_error)?;
-    let sources = stats::load_source_stats(&store.conn, store.clock).map_err(runtime_error)?;
+    let mut handlers = stats::load_handler_stats(&store.conn, store.clock)?;
+    let sources = stats::load_source_stats(&store.conn, store.clock)?;
     // Jobs of a removed handler stay queued, and this output should show that.
     handlers.columns.push("configured".to_owned());
     for row in &mut handlers.rows {
@@ -300,20 +292,20 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
         row.push(Value::Integer(i64::from(is_configured)));
     }
     let mut out = BufWriter::new(output::stdout());
-    table::print_rows(&mut out, &handlers, json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &handlers, json)?;
     if !json {
-        writeln!(out).map_err(runtime_error)?;
+        writeln!(out)?;
     }
-    table::print_rows(&mut out, &sources, json).map_err(runtime_error)?;
+    table::print_rows(&mut out, &sources, json)?;
     if !json {
         let queued = queued_by_handler(&handlers);
         let warnings = orphaned_queue_warnings(&queued, &loaded.config);
         for (index, line) in warnings.iter().enumerate() {
             let space = if index == 0 { "\n" } else { "" };
-            writeln!(out, "{space}warning: {line}").map_err(runtime_error)?;
+            writeln!(out, "{space}warning: {line}")?;
         }
     }
-    out.flush().map_err(runtime_error)
+    Ok(out.flush()?)
 }
 
 /// Returns how many jobs are queued for each handler, from the statistics of the handlers.

@@ -15,7 +15,7 @@ use super::selector_checks::{
     check_ranges, check_selectors, reject_if_any, unknown_handler, unknown_job,
 };
 use super::{
-    ExitError, open_store_to_write, output, print_without_server, runtime_error, table, user_error,
+    ExitError, open_store_to_write, output, print_without_server, table, usage_error, user_error,
 };
 use crate::config::LoadedConfig;
 use crate::domain::EventId;
@@ -73,7 +73,7 @@ pub fn cancel(loaded: &LoadedConfig, args: &CancelArgs) -> Result<(), ExitError>
     let store = &open_store_to_write(loaded, args.jobs.dry_run)?;
     let is_changed = apply(store, &args.jobs, &JobCommand::Cancel { reason: args.reason.clone() })?;
     let has_running = || queue::pending_cancellations(&store.conn).map(|jobs| !jobs.is_empty());
-    if is_changed && has_running().map_err(runtime_error)? {
+    if is_changed && has_running()? {
         let effect = "jobs that ran when it stopped are cancelled when the server starts";
         print_without_server(&store.path, effect)?;
     }
@@ -85,11 +85,10 @@ fn apply(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<bool, Ex
     let verb = command.name();
     let has_selectors = !args.selectors.is_empty() || args.all;
     if args.jobs.is_empty() && !has_selectors {
-        let text = format!(
+        return Err(usage_error(format!(
             "{verb}: no jobs are given: expected job numbers, or selectors such as --event, \
              --handler or --all"
-        );
-        return Err(ExitError { code: 2, text });
+        )));
     }
     check_jobs(store, args, command)?;
     let jobs = select(store, args, command)?;
@@ -106,14 +105,12 @@ fn apply(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<bool, Ex
     let done = past_tense(command);
     if progress.done < progress.total {
         let total = format_count(progress.total, "job");
-        writeln!(out, "{done} {} of {total}", group_digits(progress.jobs))
-            .map_err(runtime_error)?;
+        writeln!(out, "{done} {} of {total}", group_digits(progress.jobs))?;
         return Err(user_error("interrupted: run the same command again for the rest"));
     }
-    writeln!(out, "{done} {}", format_count(progress.jobs, "job")).map_err(runtime_error)?;
+    writeln!(out, "{done} {}", format_count(progress.jobs, "job"))?;
     if jobs.is_empty() {
-        writeln!(output::stderr(), "no job matches that `{verb}` can change")
-            .map_err(runtime_error)?;
+        writeln!(output::stderr(), "no job matches that `{verb}` can change")?;
     }
     Ok(progress.jobs > 0)
 }
@@ -125,8 +122,7 @@ fn select(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<IdSet, 
         line.update(|| describe_selection(progress, "job"));
         ControlFlow::Continue(())
     };
-    selection::select_jobs(&store.conn, &selector, &ids, command.condition(), &mut show)
-        .map_err(runtime_error)
+    Ok(selection::select_jobs(&store.conn, &selector, &ids, command.condition(), &mut show)?)
 }
 
 /// The progress line while jobs or events are selected.
@@ -145,7 +141,7 @@ fn run(store: &Store, command: &JobCommand, jobs: &IdSet) -> Result<BulkProgress
         JobCommand::Retry => None,
     };
     let entry = audit_entry(command.name(), target, reason);
-    let interruption = Interruption::watch().map_err(runtime_error)?;
+    let interruption = Interruption::watch()?;
     let mut line = ProgressLine::new();
     let mut show = |progress: BulkProgress| {
         let done = past_tense(command);
@@ -155,7 +151,7 @@ fn run(store: &Store, command: &JobCommand, jobs: &IdSet) -> Result<BulkProgress
         });
         interruption.control_flow()
     };
-    audit::apply_to_jobs(store, jobs, command, &entry, &mut show).map_err(runtime_error)
+    Ok(audit::apply_to_jobs(store, jobs, command, &entry, &mut show)?)
 }
 
 /// Prints the newest of the jobs that a command would change, and their number.
@@ -167,14 +163,13 @@ fn print_dry_run(store: &Store, verb: &str, jobs: &IdSet) -> Result<(), ExitErro
     if !listed.is_empty() {
         let selector = queries::Selector { jobs: listed, ..queries::Selector::default() };
         let offset_ms = store.clock.to_wall_ms(0);
-        let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)
-            .map_err(runtime_error)?;
-        table::print(&mut out, &rows).map_err(runtime_error)?;
+        let rows = queries::list_jobs(&store.conn, &selector, i64::MAX, offset_ms)?;
+        table::print(&mut out, &rows)?;
     }
     let count = format_count(jobs.len(), "job");
     let newest =
         if is_cut { format!(", the newest {DRY_RUN_ROWS} are listed") } else { String::new() };
-    writeln!(out, "would {verb} {count}{newest}").map_err(runtime_error)
+    Ok(writeln!(out, "would {verb} {count}{newest}")?)
 }
 
 fn past_tense(command: &JobCommand) -> &'static str {
@@ -189,7 +184,7 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
     let is_retry = *command == JobCommand::Retry;
     let mut errors = Vec::new();
     for job in IdList::singles(&args.jobs) {
-        let found = queries::load_job_state(&store.conn, job).map_err(runtime_error)?;
+        let found = queries::load_job_state(&store.conn, job)?;
         let problem = match found {
             None => {
                 errors.push(unknown_job(store, job, command.name())?);
@@ -201,14 +196,12 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
             Some(JobState::Succeeded) => "it has succeeded already",
             Some(JobState::Running) if is_retry => "it is running",
             Some(JobState::Cancelled) if !is_retry => "it is cancelled already",
-            Some(JobState::Cancelled)
-                if queries::is_expanded(&store.conn, job).map_err(runtime_error)? =>
-            {
+            Some(JobState::Cancelled) if queries::is_expanded(&store.conn, job)? => {
                 "it was expanded into other jobs: retry those"
             }
             Some(JobState::Ready | JobState::Blocked | JobState::Unreleased) if is_retry => {
                 let text = "it is queued and due already: `hooktrail list` says what it waits for";
-                writeln!(output::stderr(), "job {job}: {text}").map_err(runtime_error)?;
+                writeln!(output::stderr(), "job {job}: {text}")?;
                 continue;
             }
             Some(_) => continue,
@@ -219,7 +212,7 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
     check_selectors(store, &args.selectors, &mut errors)?;
     if !is_retry
         && let Some(event) = args.selectors.event()
-        && deferred::is_deferred(&store.conn, EventId(event)).map_err(runtime_error)?
+        && deferred::is_deferred(&store.conn, EventId(event))?
     {
         errors.push(format!(
             "event {event}: it is deferred, and its jobs do not exist yet: cancel them when \
@@ -235,18 +228,17 @@ fn check_jobs(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<(),
 /// Exit code 2: there is no terminal to ask on, however many there are.
 pub fn confirm(question: &str, count: u64) -> Result<bool, ExitError> {
     if !std::io::stdin().is_terminal() {
-        let text = format!(
+        return Err(usage_error(format!(
             "{question} there is no terminal to ask on, and nothing was changed: add --yes, or \
              --dry-run to see what would be done"
-        );
-        return Err(ExitError { code: 2, text });
+        )));
     }
     if count == 0 {
         return Ok(true);
     }
-    write!(output::stderr(), "{question} [y/N] ").map_err(runtime_error)?;
+    write!(output::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(runtime_error)?;
+    std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
@@ -254,7 +246,7 @@ pub fn confirm(question: &str, count: u64) -> Result<bool, ExitError> {
 pub fn set_paused(loaded: &LoadedConfig, name: &str, is_paused: bool) -> Result<(), ExitError> {
     let store = &open_store_to_write(loaded, false)?;
     let verb = if is_paused { "pause" } else { "resume" };
-    let Some(handler) = registry::find_handler(&store.conn, name).map_err(runtime_error)? else {
+    let Some(handler) = registry::find_handler(&store.conn, name)? else {
         return Err(user_error(unknown_handler(name)));
     };
     let is_changed = audit::set_paused(
@@ -262,15 +254,14 @@ pub fn set_paused(loaded: &LoadedConfig, name: &str, is_paused: bool) -> Result<
         handler,
         is_paused,
         &audit_entry(verb, Some(name.to_owned()), None),
-    )
-    .map_err(runtime_error)?;
+    )?;
     let text = match (is_paused, is_changed) {
         (true, true) => format!("{name} is paused: its jobs wait until `hooktrail resume {name}`"),
         (true, false) => format!("{name} is already paused"),
         (false, true) => format!("{name} is resumed"),
         (false, false) => format!("{name} is not paused"),
     };
-    writeln!(output::stdout(), "{text}").map_err(runtime_error)?;
+    writeln!(output::stdout(), "{text}")?;
     let effect = match is_paused {
         true => "the handler stays paused when the server starts",
         false => "the jobs start when the server does",

@@ -3,14 +3,14 @@
 //!
 //! Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no server runs (`status`), 75 another server owns the database, 78 configuration.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::app::ExitError;
-use crate::config::{self, LoadedConfig};
+use crate::config::{self, ConfigErrors, LoadedConfig, Secrets};
 use crate::expression::evaluator_main;
 use crate::store::{self, Access, Store};
 use crate::{app, log, process};
@@ -261,7 +261,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), ExitError> {
     // The environment may hold secrets, and handlers run as the same user. So this comes before any read.
-    process::forbid_inspection().map_err(runtime_error)?;
+    process::forbid_inspection()?;
     let command = cli.command.unwrap_or(Command::Serve);
     match &command {
         Command::Init => return setup::init(cli.config.as_deref()),
@@ -271,14 +271,12 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}
     }
-    let file = config::find(cli.config)
-        .map_err(|error| ExitError { code: 78, text: error.to_string() })?;
+    let file = config::find(cli.config)?;
     if matches!(command, Command::Serve) {
-        log::start().map_err(runtime_error)?;
+        log::start()?;
         return app::serve(&file);
     }
-    let loaded =
-        config::load(&file).map_err(|errors| ExitError { code: 78, text: errors.to_string() })?;
+    let loaded = config::load(&file)?;
     match command {
         Command::Check { event, strict } => setup::check(&loaded, event, strict),
         Command::Status(args) => status::status(&loaded, &args),
@@ -315,23 +313,24 @@ fn open_store_to_write(loaded: &LoadedConfig, is_dry_run: bool) -> Result<Store,
 
 /// Prints on standard error that no server runs, and when the command takes effect therefore.
 fn print_without_server(database: &Path, effect: &str) -> Result<(), ExitError> {
-    if store::find_lock_holder(database).map_err(runtime_error)?.is_none() {
-        writeln!(output::stderr(), "no server runs: {effect}").map_err(runtime_error)?;
+    if store::find_lock_holder(database)?.is_none() {
+        writeln!(output::stderr(), "no server runs: {effect}")?;
     }
     Ok(())
 }
 
-/// Makes exit code 1 of an error. A closed pipe is success: a reader such as `head` has seen enough.
-fn runtime_error(error: impl Into<anyhow::Error>) -> ExitError {
-    let error = error.into();
-    let is_closed_pipe = error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
-    });
-    let text = if is_closed_pipe { String::new() } else { format!("{error:#}") };
-    ExitError { code: u8::from(!is_closed_pipe), text }
+/// Reads the secrets of one part of the configuration, such as `handlers.crm`.
+fn read_secrets(loaded: &LoadedConfig, part: &str) -> Result<Secrets, ExitError> {
+    let (secrets, missing) = config::read_secrets_under(loaded, part);
+    if missing.is_empty() { Ok(secrets) } else { Err(ConfigErrors(missing).into()) }
 }
 
 /// Makes exit code 1 of a request that cannot be carried out, such as an unknown job.
 fn user_error(text: impl Into<String>) -> ExitError {
     ExitError { code: 1, text: text.into() }
+}
+
+/// Makes exit code 2 of arguments that clap accepts and the command does not.
+fn usage_error(text: impl Into<String>) -> ExitError {
+    ExitError { code: 2, text: text.into() }
 }

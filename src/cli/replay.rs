@@ -15,8 +15,7 @@ use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
 use super::selector_checks::{check_event, check_ranges, check_source_and_event, reject_if_any};
 use super::{
-    ExitError, dry_run, open_store_to_write, output, print_without_server, runtime_error,
-    user_error,
+    ExitError, dry_run, open_store_to_write, output, print_without_server, usage_error, user_error,
 };
 use crate::config::LoadedConfig;
 use crate::domain::HandlerId;
@@ -57,9 +56,10 @@ pub struct ReplayArgs {
 pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let has_selectors = !args.selectors.is_empty() || args.all;
     if args.events.is_empty() && !has_selectors {
-        let text = "replay: no events are given: expected event numbers, or selectors such as \
-                    --source, --since or --all";
-        return Err(ExitError { code: 2, text: text.to_owned() });
+        return Err(usage_error(
+            "replay: no events are given: expected event numbers, or selectors such as --source, \
+             --since or --all",
+        ));
     }
     let store = open_store_to_write(loaded, args.dry_run)?;
     check(&store, loaded, args)?;
@@ -74,8 +74,7 @@ pub fn replay(loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError>
         line.update(|| describe_selection(progress, "event"));
         ControlFlow::Continue(())
     };
-    let selection = replay::select_events(&store, &loaded.config, &request, &builder, &mut show)
-        .map_err(runtime_error)?;
+    let selection = replay::select_events(&store, &loaded.config, &request, &builder, &mut show)?;
     drop(line);
     check_matched(args, &selection)?;
     if args.dry_run {
@@ -100,7 +99,7 @@ fn run(
         [event] if selection.events() == 1 => Some(format!("event {event}")),
         _ => None,
     };
-    let interruption = Interruption::watch().map_err(runtime_error)?;
+    let interruption = Interruption::watch()?;
     let mut line = ProgressLine::new();
     let mut show = |progress: BulkProgress| {
         line.update(|| {
@@ -113,22 +112,21 @@ fn run(
     let audit = audit_entry("replay", target, None);
     let result = selection.run(store, &loaded.config, audit, &mut show);
     drop(line);
-    let summary = result.map_err(runtime_error)?;
+    let summary = result?;
     let BulkProgress { done, total, jobs } = summary.progress;
     let missing = u64::try_from(summary.missing_events.len()).unwrap_or(0);
     let (replayed, jobs_text) = (done.saturating_sub(missing), format_count(jobs, "job"));
     let mut out = output::stdout();
     if let Some(remaining) = summary.remaining {
         let (replayed, events) = (group_digits(replayed), format_count(total, "event"));
-        writeln!(out, "replayed {replayed} of {events}: {jobs_text}").map_err(runtime_error)?;
+        writeln!(out, "replayed {replayed} of {events}: {jobs_text}")?;
         return Err(user_error(format!(
             "interrupted: for the rest, run the command with the events {}-{} and the same options",
             remaining.start(),
             remaining.end()
         )));
     }
-    writeln!(out, "replayed {}: {jobs_text}", format_count(replayed, "event"))
-        .map_err(runtime_error)?;
+    writeln!(out, "replayed {}: {jobs_text}", format_count(replayed, "event"))?;
     if jobs > 0 {
         print_without_server(&store.path, "the jobs start when the server does")?;
     }
@@ -151,7 +149,7 @@ fn describe_handlers(selection: &ReplaySelection<'_>) -> String {
 fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), ExitError> {
     let mut errors = Vec::new();
     for event in IdList::singles(&args.events) {
-        match replay_store::has_body(&store.conn, event).map_err(runtime_error)? {
+        match replay_store::has_body(&store.conn, event)? {
             None => errors.extend(check_event(store, event)?),
             Some(false) => errors.push(format!("event {event}: it has no body any more")),
             Some(true) => {}
@@ -181,8 +179,7 @@ fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(
     }
     if !unmatched.is_empty() {
         let skipped = format_count(unmatched.len(), "event");
-        writeln!(output::stderr(), "skipped {skipped}: no handler has the source")
-            .map_err(runtime_error)?;
+        writeln!(output::stderr(), "skipped {skipped}: no handler has the source")?;
     }
     Ok(())
 }
@@ -229,12 +226,12 @@ fn print_plan(store: &Store, selection: &ReplaySelection<'_>, json: bool) -> Res
         writeln!(out, "event {} of {source}: {jobs}", planned.event)?;
         Ok(())
     };
-    selection.for_each(store, &mut print).map_err(runtime_error)?;
+    selection.for_each(store, &mut print)?;
     if !json {
         let (events, jobs) = (format_count(events, "event"), format_count(jobs, "job"));
-        writeln!(out, "would replay {events}: {jobs}").map_err(runtime_error)?;
+        writeln!(out, "would replay {events}: {jobs}")?;
     }
-    out.flush().map_err(runtime_error)?;
+    out.flush()?;
     if missing.is_empty() { Ok(()) } else { Err(user_error(missing_body_message(&missing))) }
 }
 

@@ -5,8 +5,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use super::ExitError;
 use super::id_list::parse_id;
+use super::{ExitError, usage_error};
 use crate::clock;
 use crate::domain::job::PublicState;
 use crate::store::queries::Selector;
@@ -80,10 +80,9 @@ impl SelectorArgs {
         match (self.since, self.until) {
             (Some(since), Some(until)) if since >= until => {
                 let (since, until) = (clock::format_local(since), clock::format_local(until));
-                let text = format!(
+                Err(usage_error(format!(
                     "--since {since} is not before --until {until}: nothing can match both"
-                );
-                Err(ExitError { code: 2, text })
+                )))
             }
             _ => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use super::id_list::IdList;
 use super::selector_args::SelectorArgs;
-use super::{ExitError, runtime_error, user_error};
+use super::{ExitError, user_error};
 use crate::store::{Store, queries, registry};
 
 /// The most errors that a command prints.
@@ -26,12 +26,12 @@ pub fn check_handler_and_source(
     errors: &mut Vec<String>,
 ) -> Result<(), ExitError> {
     if let Some(name) = handler
-        && registry::find_handler(&store.conn, name).map_err(runtime_error)?.is_none()
+        && registry::find_handler(&store.conn, name)?.is_none()
     {
         errors.push(unknown_handler(name));
     }
     if let Some(name) = source
-        && !registry::source_exists(&store.conn, name).map_err(runtime_error)?
+        && !registry::source_exists(&store.conn, name)?
     {
         errors.push(format!("source {name}: there is no such source in the database"));
     }
@@ -55,11 +55,11 @@ pub fn check_source_and_event(
 
 /// Returns an error if the event does not exist. If there is a job of that number, the error names it.
 pub fn check_event(store: &Store, event: i64) -> Result<Option<String>, ExitError> {
-    if registry::event_exists(&store.conn, event).map_err(runtime_error)? {
+    if registry::event_exists(&store.conn, event)? {
         return Ok(None);
     }
     let text = format!("event {event}: there is no such event");
-    let job_event = queries::find_event_of_job(&store.conn, event).map_err(runtime_error)?;
+    let job_event = queries::find_event_of_job(&store.conn, event)?;
     Ok(Some(match job_event {
         Some(other) => format!(
             "{text}; did you mean job {event}, which is of event {other} (`hooktrail show {other} --job {event}`)?"
@@ -71,7 +71,7 @@ pub fn check_event(store: &Store, event: i64) -> Result<Option<String>, ExitErro
 /// Returns the error for a job that does not exist. If there is an event of that number, the error names it.
 pub fn unknown_job(store: &Store, job: i64, verb: &str) -> Result<String, ExitError> {
     let text = format!("job {job}: there is no such job");
-    let is_event = registry::event_exists(&store.conn, job).map_err(runtime_error)?;
+    let is_event = registry::event_exists(&store.conn, job)?;
     Ok(match is_event {
         true => format!(
             "{text}; did you mean the jobs of event {job} (`hooktrail {verb} --event {job}`)?"
@@ -97,7 +97,7 @@ pub fn check_ranges(
             "job" => queries::has_jobs_between(&store.conn, first, last),
             _ => queries::find_event_between(&store.conn, first, last).map(|found| found.is_some()),
         };
-        if !exists.map_err(runtime_error)? {
+        if !exists? {
             errors.push(format!("{noun}s {first}-{last}: there is no such {noun}"));
         }
     }

@@ -3,11 +3,12 @@
 
 use std::io::{Read, Write};
 
+use anyhow::Context;
 use clap::Args;
 
 use super::http_client::{self, ServerResponse};
-use super::{ExitError, open_store, output, runtime_error, user_error};
-use crate::config::{self, Accept, LoadedConfig, Source};
+use super::{ExitError, open_store, output, read_secrets, user_error};
+use crate::config::{Accept, LoadedConfig, Source};
 use crate::redact::Redactor;
 use crate::store::send_lookup::{self, Position};
 use crate::verify::{OutgoingRequest, Preset, Verifier};
@@ -42,12 +43,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let Some(listen) = config.server.listen.first() else {
         return Err(user_error("server.listen is empty: expected an address to send to"));
     };
-    let (secrets, missing) =
-        config::read_secrets_under(loaded, &format!("sources.{}.verify", source.name));
-    if !missing.is_empty() {
-        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return Err(ExitError { code: 78, text: lines.join("\n") });
-    }
+    let secrets = read_secrets(loaded, &format!("sources.{}.verify", source.name))?;
     let verifier = source.verifier(&secrets);
     let (_, host) = http_client::local_endpoint(listen).map_err(user_error)?;
     let mut request = build_request(source, args, host)?;
@@ -55,12 +51,12 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         user_error(format!("source {}: {}: {reason}", source.name, source.verify.scheme.name()))
     })?;
     let mut out = output::stdout();
-    print_request(&mut out, &request, &verifier).map_err(runtime_error)?;
+    print_request(&mut out, &request, &verifier)?;
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
         let position = find_position(loaded)?;
         let response = http_client::post(listen, &request).map_err(user_error)?;
-        print_response(&mut out, &response).map_err(runtime_error)?;
+        print_response(&mut out, &response)?;
         if let Some(position) = position {
             print_event(&mut out, loaded, source, &request, &position, &response)?;
         }
@@ -92,7 +88,7 @@ fn build_request(
             source.methods.join(", ")
         )));
     };
-    let id = hex::encode(clock::random_id().map_err(runtime_error)?);
+    let id = hex::encode(clock::random_id()?);
     let preset = source.verify.scheme.preset();
     let body = match args.file.as_deref() {
         // The id makes it differ from earlier ones, so it is no duplicate.
@@ -102,12 +98,10 @@ fn build_request(
             .into_bytes(),
         Some("-") => {
             let mut body = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut body).map_err(runtime_error)?;
+            std::io::stdin().lock().read_to_end(&mut body)?;
             body
         }
-        Some(path) => {
-            std::fs::read(path).map_err(|e| user_error(format!("{path}: can't be read: {e}")))?
-        }
+        Some(path) => std::fs::read(path).with_context(|| format!("{path}: can't be read"))?,
     };
     let is_form = source.accept == Accept::Form || preset.is_some_and(|preset| preset.posts_forms);
     let content_type = match &args.content_type {
@@ -166,7 +160,7 @@ fn find_position(loaded: &LoadedConfig) -> Result<Option<Position>, ExitError> {
     if !loaded.config.store.path.exists() {
         return Ok(None);
     }
-    send_lookup::position(&open_store(loaded)?.conn).map(Some).map_err(runtime_error)
+    Ok(Some(send_lookup::position(&open_store(loaded)?.conn)?))
 }
 
 fn print_event(
@@ -179,7 +173,7 @@ fn print_event(
 ) -> Result<(), ExitError> {
     let conn = open_store(loaded)?.conn;
     let found = send_lookup::find_since(&conn, position, &source.name, &request.body);
-    match found.map_err(runtime_error)? {
+    match found? {
         Some(send_lookup::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` prints its jobs and attempts")
         }
@@ -191,7 +185,7 @@ fn print_event(
         }
         None => writeln!(out, "no event"),
     }
-    .map_err(runtime_error)
+    .map_err(Into::into)
 }
 
 /// Makes one line of text from any bytes.

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 use super::output::format_count;
-use super::{ExitError, dry_run, open_store, output, runtime_error, status, user_error};
+use super::{ExitError, dry_run, open_store, output, status, user_error};
 use crate::app;
 use crate::config::{self, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig};
 use crate::store::{rescue, stats};
@@ -27,12 +29,12 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     if !errors.is_empty() {
         print_warnings(&mut out, &warnings)?;
         errors.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-        return Err(ExitError { code: 78, text: ConfigErrors(errors).to_string() });
+        return Err(ConfigErrors(errors).into());
     }
     if !rescue::is_missing(&config.store.path) && !start.is_database_denied {
         // The server may have to migrate the database first, so that it is a warning if it can't be opened.
-        let queued = open_store(loaded)
-            .and_then(|store| stats::queued_by_handler(&store.conn).map_err(runtime_error));
+        let queued =
+            open_store(loaded).and_then(|store| Ok(stats::queued_by_handler(&store.conn)?));
         match queued {
             Ok(queued) => warnings.extend(status::orphaned_queue_warnings(&queued, config)),
             Err(failure) => warnings.push(failure.text),
@@ -45,13 +47,13 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
                 Listen::Tcp(address) => format!("http://{address}{}", source.path),
                 Listen::Unix(path) => format!("unix:{} {}", path.display(), source.path),
             };
-            writeln!(out, "source {}: {url}", source.name).map_err(runtime_error)?;
+            writeln!(out, "source {}: {url}", source.name)?;
         }
     }
     if let Some(event) = event {
         dry_run::print_matching_handlers(&mut out, loaded, event)?;
     }
-    writeln!(out, "{}: no errors", config.file.display()).map_err(runtime_error)?;
+    writeln!(out, "{}: no errors", config.file.display())?;
     match warnings.len() {
         count if is_strict && count > 0 => {
             let warnings = format_count(count, "warning");
@@ -63,7 +65,7 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
 
 fn print_warnings(out: &mut impl Write, warnings: &[String]) -> Result<(), ExitError> {
     let mut lines = warnings.iter().map(|warning| writeln!(out, "warning: {warning}"));
-    lines.try_for_each(|printed| printed).map_err(runtime_error)
+    Ok(lines.try_for_each(|printed| printed)?)
 }
 
 /// Writes config.toml and its handlers. Existing files are never overwritten.
@@ -84,11 +86,11 @@ pub fn init(config: Option<&Path>) -> Result<(), ExitError> {
     }
     for (path, text, mode) in &files {
         write_new(path, text, *mode)
-            .map_err(|e| user_error(format!("{}: can't be written: {e}", path.display())))?;
-        writeln!(output::stdout(), "wrote {}", path.display()).map_err(runtime_error)?;
+            .with_context(|| format!("{}: can't be written", path.display()))?;
+        writeln!(output::stdout(), "wrote {}", path.display())?;
     }
     let next = "`hooktrail check` checks the configuration, `hooktrail` starts the server";
-    writeln!(output::stdout(), "{next}").map_err(runtime_error)
+    Ok(writeln!(output::stdout(), "{next}")?)
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use super::id_list::{IdList, parse_id, parse_id_list};
 use super::output::{self, escape_line, format_count, group_digits};
 use super::selector_args::parse_state;
 use super::selector_checks::{check_event, check_ranges, reject_if_any};
-use super::{ExitError, runtime_error, table, user_error};
+use super::{ExitError, table, usage_error, user_error};
 use crate::clock;
 use crate::domain::job::PublicState;
 use crate::domain::{Event, EventId, JobId};
@@ -94,8 +94,9 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     let is_one = IdList::singles(&args.events).count() == 1
         && IdList::given_ranges(&args.events).next().is_none();
     if !is_one && (args.job.is_some() || args.body) {
-        let text = "show: --job and --body print a part of one event: expected one number";
-        return Err(ExitError { code: 2, text: text.to_owned() });
+        return Err(usage_error(
+            "show: --job and --body print a part of one event: expected one number",
+        ));
     }
     let mut errors = Vec::new();
     for event in IdList::singles(&args.events) {
@@ -107,15 +108,15 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
     let mut shown = 0;
     for range in IdList::to_ranges(&args.events).iter() {
         let mut rest = range;
-        while let Some(event) = queries::find_event_between(&store.conn, *rest.start(), *rest.end())
-            .map_err(runtime_error)?
+        while let Some(event) =
+            queries::find_event_between(&store.conn, *rest.start(), *rest.end())?
         {
             show_event(&mut out, store, &ShowArgs { event, ..args.clone() }, shown > 0)?;
             shown += 1;
             rest = event + 1..=*rest.end();
         }
     }
-    out.flush().map_err(runtime_error)
+    Ok(out.flush()?)
 }
 
 fn show_event(
@@ -135,12 +136,12 @@ fn show_event(
         }
         _ => print_text(out, store, args),
     };
-    printed.map_err(runtime_error)
+    Ok(printed?)
 }
 
 /// Checks that a job exists and belongs to the event.
 fn check_job(store: &Store, event: EventId, job: i64) -> Result<(), ExitError> {
-    match queries::find_event_of_job(&store.conn, job).map_err(runtime_error)? {
+    match queries::find_event_of_job(&store.conn, job)? {
         Some(owner) if owner == event.0 => Ok(()),
         Some(owner) => Err(user_error(format!(
             "job {job}: it belongs to event {owner}: `hooktrail show {owner} --job {job}`"

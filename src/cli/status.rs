@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::io::Write;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::output::{self, escape_line};
-use super::{ExitError, http_client, open_store, runtime_error};
+use super::{ExitError, http_client, open_store};
 use crate::clock;
 use crate::config::{Config, LoadedConfig, StoreConfig};
 use crate::store::checkpoint::WAL_BYTES_WARNED;
@@ -47,8 +48,7 @@ pub fn status(loaded: &LoadedConfig, args: &StatusArgs) -> Result<(), ExitError>
         true => writeln!(out, "{}", output::json_line(&to_json(loaded, &status))),
         false => print(&mut out, loaded, &status),
     }
-    .and_then(|()| out.flush())
-    .map_err(runtime_error)?;
+    .and_then(|()| out.flush())?;
     match (&status.server, status.problems.is_empty()) {
         (None, _) => Err(ExitError { code: NOT_RUNNING, text: String::new() }),
         (Some(_), false) => Err(ExitError { code: WRONG, text: String::new() }),
@@ -58,11 +58,8 @@ pub fn status(loaded: &LoadedConfig, args: &StatusArgs) -> Result<(), ExitError>
 
 fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     let database = &loaded.config.store.path;
-    let server = store::find_lock_holder(database).map_err(|e| {
-        let error =
-            anyhow::Error::from(e).context(format!("{}: cannot be read", database.display()));
-        runtime_error(error)
-    })?;
+    let server = store::find_lock_holder(database)
+        .with_context(|| format!("{}: cannot be read", database.display()))?;
     let mut problems = Vec::new();
     let mut is_ready = false;
     match server.as_ref().map(LockHolder::info) {
@@ -74,7 +71,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     if database.exists() {
         match open_store(loaded) {
             Ok(store) => {
-                let found = stats::load_summary(&store.conn, store.clock).map_err(runtime_error)?;
+                let found = stats::load_summary(&store.conn, store.clock)?;
                 for (handler, until_ms) in &found.open_breakers {
                     let until = clock::format_local(*until_ms);
                     problems.push(format!(

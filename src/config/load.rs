@@ -41,7 +41,7 @@ impl LoadedConfig {
 }
 
 /// Finds the file to load: `flag` (`--config` or `HOOKTRAIL_CONFIG`), else the usual paths.
-pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, ConfigErrors> {
     if let Some(path) = flag {
         return Ok(path);
     }
@@ -54,7 +54,7 @@ pub fn find(flag: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
     let text = format!(
         "neither here nor {SYSTEM_FILE}: `hooktrail init` writes one, --config names one elsewhere"
     );
-    Err(ConfigError { file: "config.toml".into(), line: None, text })
+    Err(ConfigErrors(vec![ConfigError { file: "config.toml".into(), line: None, text }]))
 }
 
 /// Reads a file and its includes, and returns all errors at once.
