@@ -18,12 +18,7 @@ impl Bearer {
 
 impl VerificationScheme for Bearer {
     fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
-        let value = credentials(request, "bearer")?;
-        if self.0.contains(value) {
-            Ok(Proof::default())
-        } else {
-            Err("bearer token does not match".into())
-        }
+        self.0.check(credentials(request, "bearer")?, "bearer token does not match")
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {
@@ -52,11 +47,7 @@ impl VerificationScheme for Basic {
     fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
         let value = credentials(request, "basic")?;
         let pair = STANDARD.decode(value).map_err(|_| "basic credentials are not base64")?;
-        if self.0.contains(&pair) {
-            Ok(Proof::default())
-        } else {
-            Err("user or password does not match".into())
-        }
+        self.0.check(&pair, "user or password does not match")
     }
 
     fn sign(&self, outgoing: &mut OutgoingRequest, _: i64) -> Result<(), Reason> {

@@ -46,9 +46,7 @@ impl VerificationScheme for Graph {
         for notification in &body.value {
             let found =
                 notification.client_state.as_deref().ok_or("no clientState in a notification")?;
-            if !self.0.contains(found.as_bytes()) {
-                return Err("clientState does not match".into());
-            }
+            self.0.check(found.as_bytes(), "clientState does not match")?;
         }
         Ok(Proof::default())
     }

@@ -5,7 +5,7 @@ use subtle::ConstantTimeEq;
 
 use super::OutgoingRequest;
 use super::parse::MAX_CHECKED_PAIRS;
-use super::proof::Reason;
+use super::proof::{Proof, Reason};
 
 /// Secrets that are compared as they are. Their digests are compared, so that the time depends
 /// neither on a secret's length nor on its first bytes.
@@ -37,6 +37,12 @@ impl SharedSecrets {
         let equal = |secret: &hmac::Tag| secret.as_ref().ct_eq(candidate.as_ref());
         let none = subtle::Choice::from(0);
         self.digests.iter().map(equal).fold(none, |any, equal| any | equal).into()
+    }
+
+    /// Accepts a candidate that equals one of the secrets, and otherwise returns `mismatch` as the reason.
+    /// A sender of a secret signs nothing, so its proof is empty.
+    pub fn check(&self, candidate: &[u8], mismatch: &'static str) -> Result<Proof, Reason> {
+        if self.contains(candidate) { Ok(Proof::default()) } else { Err(mismatch.into()) }
     }
 
     /// Returns the secret that a sender sends, or an invalid one if `outgoing` asks for it.

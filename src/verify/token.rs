@@ -45,24 +45,20 @@ impl Token {
 
 impl VerificationScheme for Token {
     fn check(&self, request: &SignedRequest<'_>, _: i64) -> Result<Proof, Reason> {
-        let (is_valid, place) = match &self.location {
+        match &self.location {
             CredentialLocation::Header(name) => {
-                (self.secrets.contains(request.required_header(name)?), "header")
+                let value = request.required_header(name)?;
+                self.secrets.check(value, "token in the header does not match")
             }
             CredentialLocation::Query(name) => {
                 let value = query_parameter(request.query, name)?
                     .ok_or_else(|| format!("no query parameter {name}"))?;
-                (self.secrets.contains(&value), "query parameter")
+                self.secrets.check(&value, "token in the query parameter does not match")
             }
             CredentialLocation::PathSegment => {
                 let segment = request.secret_segment.ok_or("no token in the path")?;
-                (self.secrets.contains(segment.as_bytes()), "path segment")
+                self.secrets.check(segment.as_bytes(), "token in the path segment does not match")
             }
-        };
-        if is_valid {
-            Ok(Proof::default())
-        } else {
-            Err(format!("token in the {place} does not match").into())
         }
     }
 
