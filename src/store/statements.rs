@@ -2,7 +2,7 @@
 //! keeps prepared.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
 
 use crate::domain::job::JobState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
@@ -40,11 +40,18 @@ impl FromSql for JobState {
 
 /// Short forms for a statement that the connection keeps prepared.
 pub(super) trait Statements {
+    /// Returns the statement, prepared at most once for each connection.
+    fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>>;
+
     /// Returns how many rows the statement changed.
-    fn change(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize>;
+    fn change(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
+        self.statement(sql)?.execute(values)
+    }
 
     /// Returns the first column of the only row.
-    fn value<T: FromSql>(&self, sql: &str, values: impl Params) -> rusqlite::Result<T>;
+    fn value<T: FromSql>(&self, sql: &str, values: impl Params) -> rusqlite::Result<T> {
+        self.statement(sql)?.query_row(values, |row| row.get(0))
+    }
 
     /// Returns the first row, if there is one.
     fn find<T>(
@@ -52,7 +59,9 @@ pub(super) trait Statements {
         sql: &str,
         values: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Option<T>>;
+    ) -> rusqlite::Result<Option<T>> {
+        self.statement(sql)?.query_row(values, read).optional()
+    }
 
     /// Returns all rows.
     fn list<T, L: FromIterator<T>>(
@@ -60,33 +69,13 @@ pub(super) trait Statements {
         sql: &str,
         values: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<L>;
+    ) -> rusqlite::Result<L> {
+        self.statement(sql)?.query_map(values, read)?.collect()
+    }
 }
 
 impl Statements for Connection {
-    fn change(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
-        self.prepare_cached(sql)?.execute(values)
-    }
-
-    fn value<T: FromSql>(&self, sql: &str, values: impl Params) -> rusqlite::Result<T> {
-        self.prepare_cached(sql)?.query_row(values, |row| row.get(0))
-    }
-
-    fn find<T>(
-        &self,
-        sql: &str,
-        values: impl Params,
-        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Option<T>> {
-        self.prepare_cached(sql)?.query_row(values, read).optional()
-    }
-
-    fn list<T, L: FromIterator<T>>(
-        &self,
-        sql: &str,
-        values: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<L> {
-        self.prepare_cached(sql)?.query_map(values, read)?.collect()
+    fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        self.prepare_cached(sql)
     }
 }
