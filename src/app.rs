@@ -514,3 +514,27 @@ fn on_fatal_store_error(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn the_exit_code_follows_from_the_type_of_the_error_and_a_closed_pipe_is_success() {
+        let closed = || io::Error::from(ErrorKind::BrokenPipe);
+        for (error, code, text) in [
+            (OpenError::InUse("in use".into()).into(), 75, "in use"),
+            (OpenError::Other("damaged".into()).into(), 1, "damaged"),
+            (ConfigErrors(Vec::new()).into(), 78, ""),
+            (anyhow::anyhow!("inner").context("outer").into(), 1, "outer: inner"),
+            (closed().into(), 0, ""),
+            (anyhow::Error::from(closed()).context("list").into(), 0, ""),
+            (ExitError::other(closed()), 1, "broken pipe"),
+        ] {
+            let error: ExitError = error;
+            assert_eq!((error.code, error.text.as_str()), (code, text));
+        }
+    }
+}
