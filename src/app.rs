@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets};
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
+use crate::handler::LookupLimit;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::process::{self, GRACE, Supervisor};
@@ -495,7 +496,8 @@ fn build_task_builder(
     let folder = database.parent().unwrap_or(Path::new("."));
     let expressions = EvaluatorPool::new(folder, supervisor);
     let paths = SourcePaths::new(ArcSwap::from_pointee(source_paths(config)));
-    TaskBuilder { readers, expressions, paths, supervisor: Arc::clone(supervisor) }
+    let (supervisor, lookups) = (Arc::clone(supervisor), LookupLimit::default());
+    TaskBuilder { readers, expressions, paths, supervisor, lookups }
 }
 
 /// Returns what to do after a fatal error of the store. Senders get 503 for a moment, the log says why,

@@ -31,7 +31,7 @@ pub mod expression {
 }
 
 pub mod handler {
-    pub use crate::handler::{Task, runner_for};
+    pub use crate::handler::{LookupLimit, Task, runner_for};
 }
 
 pub mod process {

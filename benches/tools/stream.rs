@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use hooktrail::internals::config::{self, Command, HandlerKind, Mode};
 use hooktrail::internals::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
-use hooktrail::internals::handler::{Task, runner_for};
+use hooktrail::internals::handler::{LookupLimit, Task, runner_for};
 use hooktrail::internals::process::{CancelToken, GRACE, Supervisor};
 
 use crate::BODY;
@@ -83,6 +83,7 @@ fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
         max_attempts: 40,
         idempotency_key: "the-key".to_owned(),
         supervisor: Arc::clone(supervisor),
+        lookups: LookupLimit::default(),
         event: Arc::new(event),
     }
 }

@@ -10,6 +10,8 @@ use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
 const OWN_FILES: u64 = 128;
 /// A worker's read connection: the database and its log.
 const FILES_PER_READER: u64 = 2;
+/// A kept connection to a URL: its socket, and the epoll instance (twice) and the eventfd of its runtime.
+const FILES_PER_URL_CONNECTION: u64 = 4;
 /// Four pipes and the pidfd of a process. While it starts, the other ends of its pipes too.
 const FILES_PER_PROCESS: u64 = 5;
 const FILES_PER_STARTING_PROCESS: u64 = 4;
@@ -35,7 +37,7 @@ fn reserve(config: &Config) -> u64 {
     let workers = config.workers.threads as u64;
     // Persistent processes, and kept connections to URLs.
     let files_of_handler = |handler: &Handler| match &handler.kind {
-        HandlerKind::Url(_) => handler.concurrency as u64,
+        HandlerKind::Url(_) => handler.concurrency as u64 * FILES_PER_URL_CONNECTION,
         HandlerKind::Command(command) => match command.mode {
             Mode::Stream => handler.concurrency as u64 * FILES_PER_PROCESS,
             Mode::Each | Mode::Batch(_) | Mode::Cgi => 0,

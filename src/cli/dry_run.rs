@@ -19,7 +19,7 @@ use crate::domain::{AttemptResult, Claim, Event, EventId, HandlerId, JobId, Outc
 use crate::expression::{
     EvaluatorPool, EventContext, Expression, HandlerDecision, HandlerMatch, RawJobKeys,
 };
-use crate::handler::HandlerRuntime;
+use crate::handler::{HandlerRuntime, LookupLimit};
 use crate::planner::JobPlanner;
 use crate::process::{CancelToken, GRACE, Supervisor};
 use crate::store::jobs::ClaimedJob;
@@ -138,7 +138,7 @@ pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder,
     let paths =
         loaded.config.sources.iter().map(|source| (source.name.clone(), source.path.clone()));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
-    Ok(TaskBuilder { readers, expressions, paths, supervisor })
+    Ok(TaskBuilder { readers, expressions, paths, supervisor, lookups: LookupLimit::default() })
 }
 
 fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {

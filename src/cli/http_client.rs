@@ -1,22 +1,22 @@
 //! Sends one request to the server's listener, over TCP or its unix socket. It uses no proxy and follows no
 //! redirect.
 
-use std::fmt;
-use std::io::{self, Read, Write};
+use std::error::Error;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use ureq::config::Config;
-use ureq::http::{Request, Response, Uri};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
-};
-use ureq::{Agent, Body, Error};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::http::request::Builder;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime;
 
 use crate::config::Listen;
 use crate::verify::OutgoingRequest;
@@ -28,7 +28,10 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const READINESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The longest response body that is read. The rest is ignored.
-const MAX_RESPONSE_BYTES: u64 = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
+
+/// How long to wait before the next try if the backlog of a unix socket is full.
+const BACKLOG_WAIT: Duration = Duration::from_millis(10);
 
 /// The parts of a response that `send` prints.
 pub struct ServerResponse {
@@ -64,36 +67,30 @@ pub fn local_endpoint(listen: &Listen) -> Result<(String, String), String> {
 /// # Errors
 /// There was no response, or it is not HTTP.
 pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerResponse, String> {
-    let (base, _) = local_endpoint(listen)?;
+    let (base, host) = local_endpoint(listen)?;
     let query = outgoing.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::builder()
         .method(outgoing.method.as_str())
-        .uri(format!("{base}{}{query}", outgoing.path));
-    for (name, value) in outgoing.headers.iter().filter(|(name, _)| name != "host") {
+        .uri(format!("{}{query}", outgoing.path))
+        .header(CONTENT_LENGTH, outgoing.body.len());
+    for (name, value) in &outgoing.headers {
         request = request.header(name, value);
     }
-    let request = request.body(outgoing.body.as_slice()).map_err(|e| e.to_string())?;
+    let request = build_request(request, &host, outgoing.body.clone())?;
     let endpoint = match listen {
         Listen::Tcp(_) => base,
         Listen::Unix(path) => format!("unix:{}", path.display()),
     };
-    let response =
-        agent(listen, TIMEOUT).run(request).map_err(|e| describe_error(&endpoint, &e))?;
-    read_response(response).map_err(|e| format!("{endpoint}: {e}"))
+    exchange(listen, &host, TIMEOUT, request).map_err(|e| describe_error(&endpoint, &e))
 }
 
 /// Describes why there is no response.
-fn describe_error(endpoint: &str, error: &Error) -> String {
-    let kind = match error {
-        Error::Io(error) => Some(error.kind()),
-        Error::ConnectionFailed => Some(io::ErrorKind::ConnectionRefused),
-        _ => None,
-    };
-    match kind {
-        Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => format!(
+fn describe_error(endpoint: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!(
             "{endpoint}: no server listens there: start it with `hooktrail serve`, or check server.listen"
         ),
-        Some(io::ErrorKind::PermissionDenied) => {
+        io::ErrorKind::PermissionDenied => {
             format!(
                 "{endpoint}: this user may not connect: run this command as the user of the server"
             )
@@ -114,11 +111,10 @@ pub fn readiness(address: &str) -> Result<Option<String>, String> {
             Listen::Tcp(socket.ok_or_else(|| format!("{address}: not an address"))?)
         }
     };
-    let (base, _) = local_endpoint(&listen)?;
-    let request = Request::get(format!("{base}/readyz")).body(()).map_err(|e| e.to_string())?;
-    let response =
-        agent(&listen, READINESS_TIMEOUT).run(request).map_err(|e| format!("{address}: {e}"))?;
-    let response = read_response(response).map_err(|e| format!("{address}: {e}"))?;
+    let (_, host) = local_endpoint(&listen)?;
+    let request = build_request(Request::get("/readyz"), &host, Vec::new())?;
+    let response = exchange(&listen, &host, READINESS_TIMEOUT, request)
+        .map_err(|e| format!("{address}: {e}"))?;
     if response.status == 200 {
         return Ok(None);
     }
@@ -127,98 +123,83 @@ pub fn readiness(address: &str) -> Result<Option<String>, String> {
     Ok(Some(reason.unwrap_or_else(|| format!("status {}", response.status))))
 }
 
-fn agent(listen: &Listen, timeout: Duration) -> Agent {
-    let config = Config::builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .proxy(None)
-        .timeout_global(Some(timeout))
-        .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
-        .build();
-    match listen {
-        Listen::Tcp(_) => Agent::new_with_config(config),
-        Listen::Unix(path) => Agent::with_parts(config, LocalConnector(path.clone()), NoResolver),
+/// Completes a request with its body and the headers that each request has.
+fn build_request(
+    request: Builder,
+    host: &str,
+    body: Vec<u8>,
+) -> Result<Request<Full<Bytes>>, String> {
+    let mut request = request.body(Full::from(body)).map_err(|e| e.to_string())?;
+    let host = HeaderValue::from_str(host).map_err(|e| e.to_string())?;
+    let agent = HeaderValue::from_static(concat!("hooktrail/", env!("CARGO_PKG_VERSION")));
+    let headers = request.headers_mut();
+    for (name, value) in
+        [(HOST, host), (USER_AGENT, agent), (ACCEPT, HeaderValue::from_static("*/*"))]
+    {
+        headers.entry(name).or_insert(value);
+    }
+    Ok(request)
+}
+
+/// Connects, sends the request and reads the response. `host` is the address of a TCP listener.
+fn exchange(
+    listen: &Listen,
+    host: &str,
+    timeout: Duration,
+    request: Request<Full<Bytes>>,
+) -> io::Result<ServerResponse> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    let exchange = async {
+        match listen {
+            Listen::Tcp(_) => exchange_over(TcpStream::connect(host).await?, request).await,
+            Listen::Unix(path) => exchange_over(connect_unix(path).await?, request).await,
+        }
+    };
+    let no_response =
+        || io::Error::new(io::ErrorKind::TimedOut, format!("no response within {timeout:?}"));
+    runtime.block_on(async {
+        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(no_response()))
+    })
+}
+
+/// Connects to a unix socket. If its backlog is full (unix(7)), tries again until the timeout.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(BACKLOG_WAIT).await
+            }
+            result => return result,
+        }
     }
 }
 
-fn read_response(response: Response<Body>) -> io::Result<ServerResponse> {
-    let (head, body) = response.into_parts();
-    let content_type = head.headers.get("content-type");
+async fn exchange_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<ServerResponse> {
+    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io_error)?;
+    tokio::spawn(driver);
+    let (head, mut body) = sender.send_request(request).await.map_err(io_error)?.into_parts();
+    let content_type = head.headers.get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut bytes = Vec::new();
-    body.into_reader().take(MAX_RESPONSE_BYTES).read_to_end(&mut bytes)?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(io_error)?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() >= MAX_RESPONSE_BYTES {
+            bytes.truncate(MAX_RESPONSE_BYTES);
+            break;
+        }
+    }
     Ok(ServerResponse { status: head.status.as_u16(), content_type, body: bytes })
 }
 
-/// A resolver that resolves nothing: the path of a unix socket needs no address.
-#[derive(Debug)]
-struct NoResolver;
-
-impl Resolver for NoResolver {
-    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-        Ok(self.empty())
-    }
-}
-
-/// Connects to a unix socket, for any host in the URL.
-#[derive(Debug)]
-struct LocalConnector(PathBuf);
-
-impl<In: Transport> Connector<In> for LocalConnector {
-    type Out = UnixTransport;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        _: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
-        let stream = connect_unix(&self.0)?;
-        let config = details.config;
-        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-        Ok(Some(UnixTransport { stream, buffers }))
-    }
-}
-
-fn connect_unix(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // This bounds the connect too, which blocks if the backlog is full (unix(7)).
-    set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT))?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let stream = UnixStream::from(socket);
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    Ok(stream)
-}
-
-/// A unix socket as a transport of ureq.
-struct UnixTransport {
-    stream: UnixStream,
-    buffers: LazyBuffers,
-}
-
-impl fmt::Debug for UnixTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UnixTransport")
-    }
-}
-
-impl Transport for UnixTransport {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        &mut self.buffers
-    }
-
-    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
-        Ok(self.stream.write_all(&self.buffers.output()[..amount])?)
-    }
-
-    fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
-        let amount = self.stream.read(self.buffers.input_append_buf())?;
-        self.buffers.input_appended(amount);
-        Ok(amount > 0)
-    }
-
-    fn is_open(&mut self) -> bool {
-        false
-    }
+/// Makes an error whose text has the cause too, which hyper's own text leaves out.
+fn io_error(error: hyper::Error) -> io::Error {
+    io::Error::other(match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
 }

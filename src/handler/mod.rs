@@ -29,6 +29,7 @@ mod tests;
 pub mod url;
 
 pub use command_spec::{FileStamp, command_file_stamps};
+pub use url::LookupLimit;
 
 /// A configured handler with its secrets read, and its runner. Idle processes and connections live
 /// as long as the runner.
@@ -87,6 +88,8 @@ pub struct Task {
     pub idempotency_key: String,
     /// The owner of the processes that the attempt starts.
     pub supervisor: Arc<Supervisor>,
+    /// The bound on the DNS lookups of all handlers.
+    pub lookups: LookupLimit,
 }
 
 /// The delay of a job that did not start because of a shortage.

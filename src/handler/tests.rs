@@ -60,6 +60,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
         max_attempts: 40,
         idempotency_key: "the-key".into(),
         supervisor: Arc::clone(supervisor),
+        lookups: LookupLimit::default(),
     }
 }
 

@@ -8,11 +8,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use tokio_util::sync::CancellationToken;
 
 use child::{ChildProcess, OutputEvent};
 use pipes::TailBuffer;
@@ -57,10 +57,10 @@ pub fn forbid_inspection() -> std::io::Result<()> {
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Cancels a run from another thread. As a file descriptor, it becomes readable when it is
-/// cancelled.
+/// cancelled: child processes are waited for with `poll`, and calls of URLs with `cancelled`.
 #[derive(Clone, Debug)]
 pub struct CancelToken {
-    is_cancelled: Arc<AtomicBool>,
+    token: CancellationToken,
     event_fd: Arc<OwnedFd>,
 }
 
@@ -69,18 +69,23 @@ impl CancelToken {
     /// No file descriptor is available.
     pub fn new() -> std::io::Result<Self> {
         let event_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { is_cancelled: Arc::default(), event_fd: Arc::new(event_fd) })
+        Ok(Self { token: CancellationToken::new(), event_fd: Arc::new(event_fd) })
     }
 
     /// Cancels the runs that use this token, now and later.
     pub fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::SeqCst);
+        self.token.cancel();
         // A write fails only if the counter is full, and a full counter is readable too.
         let _ = rustix::io::write(&*self.event_fd, &1_u64.to_ne_bytes());
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::SeqCst)
+        self.token.is_cancelled()
+    }
+
+    /// Waits until the token is cancelled, on any async runtime.
+    pub async fn cancelled(&self) {
+        self.token.cancelled().await;
     }
 }
 

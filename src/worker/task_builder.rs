@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::domain::job_plan::{JobPlan, JobSpec};
 use crate::domain::{AttemptResult, Event, Outcome};
 use crate::expression::{EvaluatorPool, EventContext};
-use crate::handler::{self, HandlerRuntime, Task};
+use crate::handler::{self, HandlerRuntime, LookupLimit, Task};
 use crate::planner::{self, JobPlanner};
 use crate::process::Supervisor;
 use crate::scheduler::retry;
@@ -29,6 +29,8 @@ pub struct TaskBuilder {
     pub paths: SourcePaths,
     /// The owner of the processes that run tasks.
     pub supervisor: Arc<Supervisor>,
+    /// The bound on the DNS lookups of all tasks.
+    pub lookups: LookupLimit,
 }
 
 impl TaskBuilder {
@@ -81,6 +83,7 @@ impl TaskBuilder {
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
             idempotency_key: idempotency_key(&event, &handler.settings.name, claimed),
             supervisor: Arc::clone(&self.supervisor),
+            lookups: self.lookups.clone(),
             event: Arc::new(event),
         })
     }

@@ -1,21 +1,24 @@
 //! Runs URL handlers: sends the event's bytes, content type and chosen headers by POST. The status
 //! of the response decides the outcome.
 //!
-//! Each handler has one agent, which keeps connections as long as the settings stay. `call_context`
-//! bounds each attempt and lets it be cancelled. `socket` is the transport for ureq. Redirects are
-//! not followed, and proxies come from config.toml only. The part of a response that is not kept is
-//! not read.
+//! Each handler keeps idle connections as long as its settings stay. hyper speaks HTTP on them. A `Call`
+//! bounds each attempt and lets it be cancelled. Redirects are not followed, and proxies come from
+//! config.toml only. The part of a response that is not kept is not read.
 
-use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, HeaderName, HeaderValue,
+    LOCATION, RETRY_AFTER, USER_AGENT,
+};
+use hyper::http::uri::PathAndQuery;
+use hyper::{HeaderMap, Request, Uri};
+use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::ErrorKind;
-use ureq::config::Config;
-use ureq::http::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
-use ureq::{Agent, Body, Error, Proxy, ProxyProtocol};
 
 use super::detail_text::{self, MAX_DETAIL_CHARS};
 use super::http_outcome::HttpOutcome;
@@ -24,17 +27,23 @@ use crate::clock;
 use crate::config::{self, UrlTarget, duration_text};
 use crate::domain::{AttemptResult, Outcome};
 use crate::process::{self, CancelToken, ExitReason, ShortageBackoff, StartError};
-use call_context::{CallError, CallGuard, set_phase};
+use call::Call;
+use call_error::CallError;
+use connect::{Endpoint, OWN_USER_AGENT, Route};
+use connection::{Connection, ReceivedResponse};
 
-mod call_context;
+mod call;
+mod call_error;
+mod connect;
+mod connection;
 mod dns;
+mod exchange_stream;
+mod http1;
 mod sign;
-mod socket;
 #[cfg(test)]
 mod tests;
 
-/// The maximum size of a response head.
-const MAX_HEAD_BYTES: usize = 32 << 10;
+pub use dns::LookupLimit;
 
 /// How much of a response is read for `detail`, even if less is kept.
 const START_BYTES: usize = MAX_DETAIL_CHARS * 4;
@@ -53,12 +62,16 @@ pub struct UrlRunner {
 }
 
 /// Reads the root certificates.
-type LoadRoots = fn() -> Result<Vec<Certificate<'static>>, StartError>;
+type LoadRoots = fn() -> Result<Vec<CertificateDer<'static>>, StartError>;
 
 #[derive(Debug)]
 struct UrlClient {
-    agent: Agent,
-    uri: Uri,
+    route: Route,
+    path: PathAndQuery,
+    host: HeaderValue,
+    /// The connections that no attempt uses, the one used last at the end.
+    idle: Mutex<Vec<Connection>>,
+    max_idle: usize,
 }
 
 impl UrlRunner {
@@ -100,15 +113,12 @@ impl HandlerRunner for UrlRunner {
             if stop.is_cancelled() {
                 return AttemptResult::new(Outcome::Interrupted, "stopped");
             }
-            let call = CallGuard::begin(stop, task.handler.timeout);
-            let error = match client.send(&request, &call) {
-                Ok(response) => return read_response(response, task, &call),
-                Err(error) => error,
-            };
-            match find_call_error(&error) {
-                Some(CallError::Shortage(reason)) if shortage.wait(stop, &reason) => {}
-                Some(CallError::Shortage(reason)) => return super::shortage_result(&reason),
-                _ => return result_from_error(error, task, &call),
+            let call = Call::new(stop, &task.lookups, task.handler.timeout);
+            match client.send(&request, &call, task.handler.max_output_bytes.max(START_BYTES) + 1) {
+                Ok(response) => return result_from_response(response, task, &call),
+                Err(CallError::Shortage(reason)) if shortage.wait(stop, &reason) => {}
+                Err(CallError::Shortage(reason)) => return super::shortage_result(&reason),
+                Err(error) => return result_from_error(&error, task, &call),
             }
         }
     }
@@ -123,68 +133,108 @@ impl UrlClient {
     fn new(
         settings: &config::Handler,
         target: &UrlTarget,
-        load_roots: impl FnOnce() -> Result<Vec<Certificate<'static>>, StartError>,
+        load_roots: impl FnOnce() -> Result<Vec<CertificateDer<'static>>, StartError>,
     ) -> Result<Self, StartError> {
         let uri: Uri = target.url.parse().map_err(|e| format!("url: {e}"))?;
         let proxy = target.proxy.as_deref().map(parse_proxy).transpose()?;
-        let roots = if needs_roots(target) { load_roots()? } else { Vec::new() };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::from(roots))
-            .unversioned_rustls_crypto_provider(provider)
-            .build();
-        let config = Config::builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(proxy)
-            .tls_config(tls)
-            .user_agent(concat!("hooktrail/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .max_response_header_size(MAX_HEAD_BYTES)
-            // The buffer is larger than the limit, so that a head that is too large is recognised.
-            .input_buffer_size(MAX_HEAD_BYTES * 2)
-            .output_buffer_size(MAX_HEAD_BYTES)
-            .max_idle_connections(settings.concurrency)
-            .max_idle_connections_per_host(settings.concurrency)
-            .build();
-        let chain =
-            ().chain(ConnectProxyConnector::default())
-                .chain(socket::TcpConnector)
-                .chain(socket::TlsConnector::default());
-        Ok(Self { agent: Agent::with_parts(config, chain, socket::DeferredResolver), uri })
-    }
-
-    fn build_request<'t>(&self, task: &'t Task) -> Result<Request<&'t [u8]>, String> {
-        let mut request = Request::post(self.uri.clone());
-        if let Some(headers) = request.headers_mut() {
-            *headers = build_headers(task)?;
+        let mut roots = RootCertStore::empty();
+        if needs_roots(target) {
+            roots.add_parsable_certificates(load_roots()?);
         }
-        request.body(&*task.input).map_err(|e| e.to_string())
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| format!("TLS: {e}"))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let route = Route { target: Endpoint::new(&uri), proxy, tls: Arc::new(tls) };
+        let host = header_value("url", route.target.host_header().as_bytes())?;
+        let path = uri.path_and_query().cloned();
+        Ok(Self {
+            route,
+            path: path.unwrap_or_else(|| PathAndQuery::from_static("/")),
+            host,
+            idle: Mutex::default(),
+            max_idle: settings.concurrency,
+        })
     }
 
-    /// Sends the request. If an idle connection was closed before any byte of the response arrived,
-    /// sends it again (RFC 9112 section 9.3.1). If the first request was processed nevertheless,
-    /// the receiver recognises the second by its `Idempotency-Key`.
-    fn send(&self, request: &Request<&[u8]>, call: &CallGuard) -> Result<Response<Body>, Error> {
-        let mut response = self.agent.run(request.clone());
-        for _ in 0..MAX_STALE_RETRIES {
-            match response {
-                Err(Error::Io(_)) if call.was_stale() => {
-                    call_context::set_stale(false);
-                    response = self.agent.run(request.clone());
+    fn build_request(&self, task: &Task) -> Result<Request<Full<Bytes>>, String> {
+        let mut headers = build_headers(task)?;
+        for (name, value) in [
+            (HOST, self.host.clone()),
+            (USER_AGENT, OWN_USER_AGENT),
+            (ACCEPT, HeaderValue::from_static("*/*")),
+            (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+            (CONTENT_LENGTH, task.input.len().into()),
+        ] {
+            headers.entry(name).or_insert(value);
+        }
+        let body = Full::new(Bytes::from_owner(Arc::clone(&task.input)));
+        let mut request = Request::post(self.path.clone()).body(body).map_err(|e| e.to_string())?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// Sends the request and reads at most `max_bytes` of the response's body. If an idle connection was
+    /// closed before any byte of the response arrived, sends it again (RFC 9112 section 9.3.1). If the
+    /// first request was processed nevertheless, the receiver recognises the second by its
+    /// `Idempotency-Key`.
+    fn send(
+        &self,
+        request: &Request<Full<Bytes>>,
+        call: &Call<'_>,
+        max_bytes: usize,
+    ) -> Result<ReceivedResponse, CallError> {
+        let mut stale_retries = 0;
+        loop {
+            let idle = self.find_idle_connection();
+            let is_reused = idle.is_some();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => Connection::open(&self.route, call)?,
+            };
+            match connection.exchange(request.clone(), call, max_bytes) {
+                Ok(response) => {
+                    if connection.is_reusable_after(&response) {
+                        self.keep(connection);
+                    }
+                    return Ok(response);
                 }
-                response => return response,
+                Err(CallError::NoResponse(_))
+                    if is_reused
+                        && connection.has_received_nothing()
+                        && stale_retries < MAX_STALE_RETRIES =>
+                {
+                    stale_retries += 1;
+                }
+                Err(error) => return Err(error),
             }
         }
-        response
+    }
+
+    /// Takes the connection that was used last and is still open. Drops those that are closed.
+    fn find_idle_connection(&self) -> Option<Connection> {
+        loop {
+            let connection = self.idle.lock().pop()?;
+            if connection.is_open() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.lock();
+        if idle.len() < self.max_idle {
+            idle.push(connection);
+        }
     }
 }
 
-fn parse_proxy(text: &str) -> Result<Proxy, String> {
-    let proxy = Proxy::new(text).map_err(|e| format!("proxy: {e}"))?;
-    match proxy.protocol() {
-        ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
+fn parse_proxy(text: &str) -> Result<Endpoint, String> {
+    let uri: Uri = text.parse().map_err(|e| format!("proxy: {e}"))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => Ok(Endpoint::new(&uri)),
         _ => Err("proxy: expected http:// or https://".to_owned()),
     }
 }
@@ -206,15 +256,11 @@ pub fn find_root_problem(handlers: &[config::Handler]) -> Option<(&config::Handl
 
 /// Loads the root certificates of the system, which may include a private authority, or those of
 /// SSL_CERT_FILE and SSL_CERT_DIR.
-fn load_root_certificates() -> Result<Vec<Certificate<'static>>, StartError> {
+fn load_root_certificates() -> Result<Vec<CertificateDer<'static>>, StartError> {
     let loaded = rustls_native_certs::load_native_certs();
     let remedy = "install ca-certificates, or set SSL_CERT_FILE";
     match loaded.errors.first() {
-        _ if !loaded.certs.is_empty() => Ok(loaded
-            .certs
-            .iter()
-            .map(|certificate| Certificate::from_der(certificate).to_owned())
-            .collect()),
+        _ if !loaded.certs.is_empty() => Ok(loaded.certs),
         Some(e) => {
             let reason = format!("no root certificate was found: {e}: {remedy}");
             match &e.kind {
@@ -226,7 +272,7 @@ fn load_root_certificates() -> Result<Vec<Certificate<'static>>, StartError> {
     }
 }
 
-/// Builds the headers of a request. ureq adds Host, Content-Length, User-Agent and Accept.
+/// Builds the headers that depend on the event and on the configuration.
 fn build_headers(task: &Task) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     let event_type = task.event.headers.get("content-type").filter(|_| !task.is_json_input);
@@ -271,9 +317,9 @@ fn header_value(name: &str, bytes: &[u8]) -> Result<HeaderValue, String> {
     HeaderValue::from_bytes(bytes).map_err(|_| format!("{name}: not one line of text"))
 }
 
-/// Reads as much of a response as is kept, and makes the result from its status.
-fn read_response(response: Response<Body>, task: &Task, call: &CallGuard) -> AttemptResult {
-    let (head, mut body) = response.into_parts();
+/// Makes the result of a response from its status.
+fn result_from_response(response: ReceivedResponse, task: &Task, call: &Call<'_>) -> AttemptResult {
+    let ReceivedResponse { head, body: mut stdout, error, .. } = response;
     let header = |name| head.headers.get(name).map(|value: &HeaderValue| value.as_bytes().to_vec());
     let outcome = HttpOutcome {
         status: head.status.as_u16(),
@@ -281,19 +327,14 @@ fn read_response(response: Response<Body>, task: &Task, call: &CallGuard) -> Att
         location: header(LOCATION),
         date: header(DATE),
     };
-    set_phase("reading the response");
-    let keep_bytes = task.handler.max_output_bytes;
-    let read_bytes_max = keep_bytes.max(START_BYTES) as u64 + 1;
-    let mut stdout = Vec::new();
-    let read = body.as_reader().take(read_bytes_max).read_to_end(&mut stdout);
     let text = detail_text::first_words(&stdout);
-    stdout.truncate(keep_bytes);
-    let result = match read {
-        Ok(_) => outcome.attempt_result(&text, clock::wall_ms()),
+    stdout.truncate(task.handler.max_output_bytes);
+    let result = match error {
+        None => outcome.attempt_result(&text, clock::wall_ms()),
         // An incomplete response is not a success (RFC 9112 section 8), but the headers in its head
         // apply.
-        Err(e) => {
-            let result = result_from_error(Error::from(e), task, call);
+        Some(error) => {
+            let result = result_from_error(&error, task, call);
             let AttemptResult { is_permanent: dead, retry_after: wait, .. } =
                 outcome.attempt_result("", clock::wall_ms());
             let status = format!("status {}, but {}", outcome.status, result.detail);
@@ -312,43 +353,18 @@ fn read_response(response: Response<Body>, task: &Task, call: &CallGuard) -> Att
     AttemptResult { stdout, ..result }
 }
 
-fn find_call_error(error: &Error) -> Option<CallError> {
-    match error {
-        Error::Other(other) => other.downcast_ref::<CallError>().cloned(),
-        Error::Timeout(_) => Some(CallError::TimedOut),
-        _ => None,
-    }
-}
-
 /// Makes the result of a call without a complete response.
-fn result_from_error(error: Error, task: &Task, call: &CallGuard) -> AttemptResult {
-    let reason = match find_call_error(&error) {
-        Some(CallError::Stopped) => return AttemptResult::new(Outcome::Interrupted, "stopped"),
-        Some(CallError::TimedOut) => {
+fn result_from_error(error: &CallError, task: &Task, call: &Call<'_>) -> AttemptResult {
+    match error {
+        CallError::Stopped => AttemptResult::new(Outcome::Interrupted, "stopped"),
+        CallError::TimedOut => {
             let timeout = format!("timeout {}", duration_text(task.handler.timeout));
             let detail = detail_text::join(&[&timeout, &call.phase()]);
-            return AttemptResult::new(Outcome::TimedOut, detail);
+            AttemptResult::new(Outcome::TimedOut, detail)
         }
-        Some(call_error) => call_error.to_string(),
-        None => error_text(&error),
-    };
-    AttemptResult::new(
-        Outcome::Failed,
-        detail_text::join(&[&detail_text::one_line(reason.as_bytes())]),
-    )
-}
-
-fn error_text(error: &Error) -> String {
-    match error {
-        Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "no response: the connection was closed".to_owned()
+        error => {
+            let reason = detail_text::one_line(error.to_string().as_bytes());
+            AttemptResult::new(Outcome::Failed, detail_text::join(&[&reason]))
         }
-        Error::Io(e) => format!("no response: {e}"),
-        Error::ConnectProxyFailed(reason) => format!("not connected: {reason}"),
-        Error::LargeResponseHeader(..) => {
-            format!("no response: its head is larger than {} KiB", MAX_HEAD_BYTES >> 10)
-        }
-        Error::Protocol(e) => format!("no response: not HTTP: {e}"),
-        error => format!("no response: {error}"),
     }
 }

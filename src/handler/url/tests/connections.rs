@@ -62,6 +62,24 @@ fn a_connection_with_unread_bytes_or_connection_close_is_not_reused() {
 }
 
 #[test]
+fn a_response_that_no_request_asked_for_is_not_taken_for_the_next_one() {
+    let streams = Arc::new(Mutex::new(Vec::new()));
+    let accepted = Arc::clone(&streams);
+    let server = fake_server(move |_, stream| {
+        accepted.lock().push(stream.try_clone().unwrap());
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_ok()
+    });
+    let (task, stop) = (server.task(), CancelToken::new().unwrap());
+    let runner = UrlRunner::new(&task.handler);
+    check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
+    // Some servers say so when they close an idle connection.
+    let late = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
+    streams.lock()[0].write_all(late).unwrap();
+    check(&runner.run(&task, &stop), Outcome::Succeeded, "status 200: ok");
+    assert_eq!(server.connections(), [0, 1]);
+}
+
+#[test]
 fn a_closed_idle_connection_is_replaced_within_the_attempt() {
     // The server closes the connection at its second request.
     let server = fake_server(|number, stream| {

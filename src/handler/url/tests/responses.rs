@@ -174,6 +174,16 @@ fn a_response_head_over_32_kib_fails_the_attempt() {
 }
 
 #[test]
+fn a_response_with_128_headers_is_read() {
+    let server = fake_server(|_, stream| {
+        let headers = "X-Pad: x\r\n".repeat(127);
+        let response = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 2\r\n\r\nok");
+        stream.write_all(response.as_bytes()).is_ok()
+    });
+    check(&server.run(), Outcome::Succeeded, "status 200: ok");
+}
+
+#[test]
 fn a_response_before_the_whole_request_was_read_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());

@@ -56,7 +56,7 @@ fn tls_server(authority: &Authority, name: &str, responses: usize) -> u16 {
 
 /// Builds a runner that trusts only `authority`.
 fn runner_with(task: &Task, authority: &Authority) -> UrlRunner {
-    let load_roots = vec![Certificate::from_der(authority.der()).to_owned()];
+    let load_roots = vec![authority.der().clone()];
     let target = task.handler.url().unwrap();
     let client = UrlClient::new(&task.handler, target, || Ok(load_roots)).unwrap();
     UrlRunner { client: client.into(), load_roots: super::super::load_root_certificates }
