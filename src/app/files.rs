@@ -10,8 +10,9 @@ use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
 const OWN_FILES: u64 = 128;
 /// A worker's read connection: the database and its log.
 const FILES_PER_READER: u64 = 2;
-/// A kept connection to a URL: its socket, and the epoll instance (twice) and the eventfd of its runtime.
-const FILES_PER_URL_CONNECTION: u64 = 4;
+/// A kept connection to a URL: its socket, and four of its runtime: the epoll instance twice, an eventfd
+/// and tokio's socket for signals.
+const FILES_PER_URL_CONNECTION: u64 = 5;
 /// Four pipes and the pidfd of a process. While it starts, the other ends of its pipes too.
 const FILES_PER_PROCESS: u64 = 5;
 const FILES_PER_STARTING_PROCESS: u64 = 4;
