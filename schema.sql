@@ -189,8 +189,8 @@ CREATE TABLE duplicates (
 );
 CREATE INDEX duplicates_event ON duplicates (event);
 
--- state (src/domain/job.rs has all changes): -1 blocked (by an earlier job with the same ordering_key), 0 ready, 1 scheduled (until due_at), 2 running,
---   3 succeeded, 4 dead, 5 cancelled, 6 not released yet (see expansions).
+-- state (src/domain/job.rs has all changes): -1 blocked (by an earlier job with the same ordering_key), 0 ready,
+--   1 scheduled (until due_at), 2 running, 3 succeeded, 4 dead, 5 cancelled, 6 not released yet (see expansions).
 -- age_start: start of the job's age, less the idle time of its handler (database clock).
 -- attempt: number of the last attempt.
 -- failures: attempts that failed or timed out since the first one or the last `retry`.
@@ -233,7 +233,8 @@ CREATE TABLE jobs (
   CHECK ((due_at IS NOT NULL) = (state = 1) AND (wait_ms IS NOT NULL) = (state = 1)),
   CHECK ((started_at IS NOT NULL) = (state = 2)),
   CHECK (cancel_reason IS NULL OR state = 2),
-  CHECK ((ended_at IS NOT NULL) = (state IN (3, 4, 5))),
+  -- Not `state IN (3, 4, 5)`: SQLite would make a temporary table of three values for each INSERT and UPDATE.
+  CHECK ((ended_at IS NOT NULL) = (state BETWEEN 3 AND 5)),
   CHECK (reason IS NOT NULL OR state NOT IN (4, 5)),
   CHECK (attempt >= failures AND failures >= 0)
 );
