@@ -52,7 +52,7 @@ pub mod store {
     pub use crate::store::{Store, checkpoint, in_transaction, open};
 
     pub mod events {
-        pub use crate::store::events::{InsertStatements, NewEvent, insert_event};
+        pub use crate::store::events::{NewEvent, insert_single_event};
     }
     pub mod registry {
         pub use crate::store::registry::{HandlerRegistration, register};

@@ -14,7 +14,7 @@ use hooktrail::internals::domain::{HandlerId, NextStep, Outcome, SourceId};
 use hooktrail::internals::domain::{JobKeys, JobPlan, JobSpec};
 use hooktrail::internals::scheduler::HandlerLimits;
 use hooktrail::internals::scheduler::Scheduler;
-use hooktrail::internals::store::events::{self, InsertStatements, NewEvent};
+use hooktrail::internals::store::events::{self, NewEvent};
 use hooktrail::internals::store::registry::{self, HandlerRegistration};
 use hooktrail::internals::store::{AttemptRecord, ClaimedJob, claim, finish};
 use hooktrail::internals::store::{Effects, WriteTransaction, WriterCache};
@@ -176,7 +176,7 @@ fn insert_event(tx: &mut WriteTransaction<'_>, handlers: &[i64]) -> anyhow::Resu
         plan: JobPlan::Evaluated(handlers.iter().copied().map(job_spec).collect()),
         ..NewEvent::default()
     };
-    events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &event)?;
+    events::insert_single_event(tx, &event)?;
     Ok(())
 }
 

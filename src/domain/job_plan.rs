@@ -61,6 +61,13 @@ pub struct JobKeys {
     pub debounce: Option<DebounceKey>,
 }
 
+impl JobKeys {
+    /// Returns true if other jobs do not matter to the job.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The key of `unique_by`, and how long it stays unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UniqueKey {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::dead_job::DeadJob;
 use super::effects::AlertCondition;
-use super::events::{self, InsertStatements, NewEvent};
+use super::events::{self, NewEvent};
 use super::sources;
 use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
@@ -225,7 +225,7 @@ pub(super) fn emit(tx: &mut WriteTransaction<'_>, alert: &AlertEvent) -> rusqlit
         ],
     )?;
     if let Some(new_event) = alert.event.as_ref().filter(|_| updated == 1) {
-        events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, new_event)?;
+        events::insert_single_event(tx, new_event)?;
     }
     Ok(())
 }

@@ -1,17 +1,18 @@
 //! Tables `events`, `dedupe` and `duplicates`. The writer's transaction inserts an accepted webhook
 //! together with its jobs, or records it as a duplicate.
 
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{Connection, params};
 
+use super::batch_insert::{BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts};
 use super::effects::AlertCondition;
-use super::jobs::transition::PlainJobInsert;
+use super::jobs::transition::{self, PlainJobRow};
 use super::jobs::{JobOrigin, OriginKind, insert};
 use super::source_counters::QueueLimit;
 use super::write_transaction::WriteTransaction;
 use super::{dead_job_retries, dedupe, deferred, sources};
 
 pub use super::dedupe::{DedupeCheck, DedupeKey, InsertMode};
-use crate::domain::job_plan::JobPlan;
+use crate::domain::job_plan::{JobPlan, JobSpec};
 use crate::domain::reservation::Reservation;
 use crate::domain::{EventId, SourceId};
 
@@ -58,6 +59,9 @@ impl NewEvent {
 /// The number of bytes that cost the writer as much as one row.
 const ROW_BYTES: usize = 4096;
 
+/// An event with more bytes is inserted alone, which bounds the memory that the statements keep.
+const MAX_BATCHED_BYTES: usize = 16 << 10;
+
 impl NewEvent {
     /// Returns the cost of the event for the writer, in rows.
     pub fn weight(&self) -> usize {
@@ -84,35 +88,96 @@ pub enum InsertReply {
     Unavailable,
 }
 
-/// The prepared statements for an event and its jobs, looked up once for each group. Looking them
-/// up for each event adds a tenth to the insert.
-pub struct InsertStatements<'c> {
-    event: CachedStatement<'c>,
-    job: PlainJobInsert<'c>,
+/// Rows of events and of their jobs without keys, which are inserted together. Whoever reads these tables
+/// calls `flush` first.
+pub struct EventInserts<'c, 'e> {
+    events: BatchInsert<'c, EventRow<'e>>,
+    jobs: BatchInsert<'c, PlainJobRow>,
 }
 
-impl<'c> InsertStatements<'c> {
-    /// # Errors
-    /// The schema cannot be read.
-    pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
-        let event = conn.prepare_cached(
-            "INSERT INTO events (id, uid, source, received_at, method, path, query, ip, headers,
-               first_job, last_job, note, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?;
-        Ok(Self { event, job: PlainJobInsert::new(conn)? })
+/// A row of `events`.
+struct EventRow<'e> {
+    id: EventId,
+    new_event: &'e NewEvent,
+    first_job: i64,
+    last_job: i64,
+}
+
+impl BatchRow for EventRow<'_> {
+    const STATEMENTS: StatementTexts = statement_texts!(
+        "events (id, uid, source, received_at, method, path, query, ip, headers, first_job, last_job, note,
+           body)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    );
+
+    fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()> {
+        let new_event = self.new_event;
+        values.bind(params![
+            self.id,
+            new_event.uid,
+            new_event.source,
+            new_event.received_at_ms,
+            new_event.method,
+            new_event.path,
+            new_event.query,
+            new_event.ip,
+            new_event.headers,
+            self.first_job,
+            self.last_job,
+            new_event.expression_errors,
+            new_event.body,
+        ])
     }
 }
 
-/// Stores `new_event` with its jobs, or records it as a duplicate. An event without jobs is stored
-/// even if the queue is full.
+impl<'c, 'e> EventInserts<'c, 'e> {
+    pub fn new(conn: &'c Connection) -> Self {
+        Self { events: BatchInsert::new(conn), jobs: BatchInsert::new(conn) }
+    }
+
+    /// Inserts the rows that are not inserted yet.
+    ///
+    /// # Errors
+    /// The write failed. The caller rolls the transaction back.
+    pub fn flush(&mut self) -> rusqlite::Result<()> {
+        self.events.flush()?;
+        self.jobs.flush()
+    }
+
+    fn push(&mut self, row: EventRow<'e>) -> rusqlite::Result<()> {
+        // A statement keeps its values until the end of the group.
+        let is_large = row.new_event.body.len() + row.new_event.headers.len() > MAX_BATCHED_BYTES;
+        if is_large {
+            self.events.flush()?;
+        }
+        self.events.push(row)?;
+        if is_large { self.events.flush() } else { Ok(()) }
+    }
+}
+
+/// Stores one event, or records it as a duplicate, in a transaction without other events.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
-pub fn insert_event(
+pub fn insert_single_event(
     tx: &mut WriteTransaction<'_>,
-    inserts: &mut InsertStatements<'_>,
     new_event: &NewEvent,
+) -> rusqlite::Result<InsertReply> {
+    let mut inserts = EventInserts::new(tx.conn);
+    let reply = insert_event(tx, &mut inserts, new_event)?;
+    inserts.flush()?;
+    Ok(reply)
+}
+
+/// Stores `new_event` with its jobs, or records it as a duplicate. Some rows are inserted only when the caller
+/// flushes `inserts`. An event without jobs is stored even if the queue is full.
+///
+/// # Errors
+/// The write failed. The caller rolls the transaction back.
+pub fn insert_event<'e>(
+    tx: &mut WriteTransaction<'_>,
+    inserts: &mut EventInserts<'_, 'e>,
+    new_event: &'e NewEvent,
 ) -> rusqlite::Result<InsertReply> {
     let (source, now_ms) = (new_event.source, tx.cache.now_ms);
     if let Some(limit) = &new_event.queue_limit
@@ -124,6 +189,7 @@ pub fn insert_event(
     let keys = &new_event.dedupe;
     if let Some(original) = dedupe::find_original(tx.conn, source, keys, now_ms)? {
         if keys.mode != InsertMode::LookUp {
+            inserts.flush()?;
             let NewEvent { received_at_ms, ip, body, .. } = new_event;
             dedupe::insert_duplicate(tx.conn, original, *received_at_ms, ip, body)?;
             if keys.retry_dead {
@@ -147,21 +213,7 @@ pub fn insert_event(
         || new_event.plan.is_large();
     let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
-    inserts.event.execute(params![
-        event,
-        new_event.uid,
-        source,
-        new_event.received_at_ms,
-        new_event.method,
-        new_event.path,
-        new_event.query,
-        new_event.ip,
-        new_event.headers,
-        first_job,
-        first_job + count - 1,
-        new_event.expression_errors,
-        new_event.body,
-    ])?;
+    inserts.push(EventRow { id: event, new_event, first_job, last_job: first_job + count - 1 })?;
     dedupe::save_keys(tx.conn, source, keys, event, now_ms)?;
     tx.cache.blocks.add_event(tx.conn, source, event.0, new_event.received_at_ms)?;
     tx.effects.minute_counts.add_event(source, new_event.received_at_ms);
@@ -184,7 +236,7 @@ pub fn insert_event(
 /// Inserts the jobs of the event that was just inserted.
 fn insert_event_jobs(
     tx: &mut WriteTransaction<'_>,
-    inserts: &mut InsertStatements<'_>,
+    inserts: &mut EventInserts<'_, '_>,
     new_event: &NewEvent,
 ) -> rusqlite::Result<()> {
     let event = tx.cache.counters.event;
@@ -196,19 +248,19 @@ fn insert_event_jobs(
         kind: OriginKind::Event,
     };
     match &new_event.plan {
-        JobPlan::Plain(handlers) => {
-            for &handler in handlers.iter() {
-                let id = tx.cache.counters.job + 1;
-                inserts.job.create(tx, id, origin(handler))?;
-                tx.cache.counters.job = id;
+        JobPlan::Plain(handlers) => handlers.iter().try_for_each(|&handler| {
+            transition::create_plain(tx, &mut inserts.jobs, origin(handler))
+        }),
+        JobPlan::Evaluated(specs) => specs.iter().try_for_each(|(handler, spec)| match spec {
+            JobSpec::Event(keys) if keys.is_empty() => {
+                transition::create_plain(tx, &mut inserts.jobs, origin(*handler))
             }
-        }
-        JobPlan::Evaluated(specs) => {
-            for (handler, spec) in specs {
-                insert::insert_jobs(tx, origin(*handler), spec)?;
+            spec => {
+                // A job with keys depends on earlier ones.
+                inserts.flush()?;
+                insert::insert_jobs(tx, origin(*handler), spec)
             }
-        }
-        JobPlan::Unevaluated(_) => {}
+        }),
+        JobPlan::Unevaluated(_) => Ok(()),
     }
-    Ok(())
 }

@@ -16,6 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 pub mod alerts;
 pub mod audit;
 pub mod backlog_task;
+mod batch_insert;
 mod block_index;
 pub mod breaker;
 pub mod checkpoint;

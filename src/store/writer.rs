@@ -23,7 +23,7 @@ use super::chunked_writes;
 use super::dead_job::DeadJob;
 use super::deferrals::Deferrals;
 use super::effects::Effects;
-use super::events::{self, InsertStatements};
+use super::events::{self, EventInserts};
 use super::handle::{
     CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
 };
@@ -433,7 +433,7 @@ impl Writer {
         for op in &self.retry_queue {
             results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
         }
-        let (mut inserts, mut written) = (InsertStatements::new(conn)?, 0);
+        let (mut inserts, mut written) = (EventInserts::new(conn), 0);
         for message in group {
             if written > 0 && started_at.elapsed() > MAX_GROUP_TIME {
                 break;
@@ -443,16 +443,23 @@ impl Writer {
                 WriteRequest::NewEvents(new_events, _) => {
                     for new_event in new_events {
                         results.push(isolation.apply(&mut tx, |tx| {
-                            events::insert_event(tx, &mut inserts, new_event)
-                                .map(OperationResult::Inserted)
+                            let reply = match isolation {
+                                Isolation::Group => {
+                                    events::insert_event(tx, &mut inserts, new_event)
+                                }
+                                Isolation::Savepoints => events::insert_single_event(tx, new_event),
+                            };
+                            reply.map(OperationResult::Inserted)
                         })?);
                     }
                 }
                 WriteRequest::Operation(op) => {
+                    inserts.flush()?;
                     results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
                 }
             }
         }
+        inserts.flush()?;
         drop(inserts);
         self.commit(&transaction, effects)?;
         Ok((transaction.has_external_write, written))

@@ -6,8 +6,11 @@
 //! nothing.
 
 use const_format::formatcp;
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{Connection, params};
 
+use super::super::batch_insert::{
+    BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts,
+};
 use super::super::effects::{AlertCondition, Effects};
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
@@ -225,33 +228,39 @@ pub(in crate::store) fn create(
     Ok(())
 }
 
-/// The statement that creates jobs without keys, looked up once for each group.
-pub(in crate::store) struct PlainJobInsert<'c>(CachedStatement<'c>);
+/// A row of `jobs` for a ready job without keys.
+pub(in crate::store) struct PlainJobRow {
+    id: i64,
+    origin: JobOrigin,
+    age_start: i64,
+}
 
-impl<'c> PlainJobInsert<'c> {
-    pub fn new(conn: &'c Connection) -> rusqlite::Result<Self> {
-        let sql = formatcp!(
-            "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
-             VALUES (?1, ?2, ?3, ?4, {READY}, ?5, ?6)"
-        );
-        conn.prepare_cached(sql).map(Self)
-    }
+impl BatchRow for PlainJobRow {
+    const STATEMENTS: StatementTexts = statement_texts!(
+        "jobs (id, event, handler, source, state, created_at, age_start)",
+        formatcp!("(?, ?, ?, ?, {READY}, ?, ?)")
+    );
 
-    /// Creates a ready job without keys.
-    pub fn create(
-        &mut self,
-        tx: &mut WriteTransaction<'_>,
-        id: i64,
-        origin: JobOrigin,
-    ) -> rusqlite::Result<()> {
-        let JobOrigin { event, source, handler, created_at_ms, .. } = origin;
-        let age_start = tx.cache.handler_time_ms(handler);
-        self.0.execute(params![id, event, handler, source, created_at_ms, age_start])?;
-        tx.cache.blocks.add_job(tx.conn, handler, source, id, created_at_ms)?;
-        tx.effects.adjust_queued(source, 1);
-        tx.effects.add_ready(handler);
-        Ok(())
+    fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()> {
+        let JobOrigin { event, source, handler, created_at_ms, .. } = self.origin;
+        values.bind(params![self.id, event, handler, source, created_at_ms, self.age_start])
     }
+}
+
+/// Creates a ready job without keys. Its row is inserted when the caller flushes `rows`.
+pub(in crate::store) fn create_plain(
+    tx: &mut WriteTransaction<'_>,
+    rows: &mut BatchInsert<'_, PlainJobRow>,
+    origin: JobOrigin,
+) -> rusqlite::Result<()> {
+    let (id, JobOrigin { source, handler, created_at_ms, .. }) =
+        (tx.cache.counters.job + 1, origin);
+    rows.push(PlainJobRow { id, origin, age_start: tx.cache.handler_time_ms(handler) })?;
+    tx.cache.blocks.add_job(tx.conn, handler, source, id, created_at_ms)?;
+    tx.effects.adjust_queued(source, 1);
+    tx.effects.add_ready(handler);
+    tx.cache.counters.job = id;
+    Ok(())
 }
 
 /// Gives an unreleased job its state. A job with an ordering key that may start is blocked first: a younger

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::effects::Effects;
-use super::events::{self, InsertReply, InsertStatements, NewEvent};
+use super::events::{self, InsertReply, NewEvent};
 use super::jobs::claim::claim;
 use super::jobs::transition::{
     IS_BLOCKED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED, IS_WAITING,
@@ -122,7 +122,7 @@ impl TestStore {
             queue_limit: self.queue_limit.clone(),
             ..NewEvent::default()
         };
-        self.change(|tx| events::insert_event(tx, &mut InsertStatements::new(tx.conn)?, &new_event))
+        self.change(|tx| events::insert_single_event(tx, &new_event))
     }
 
     /// Makes a change and does what follows it, as the writer does. Earlier changes count as a part of the
