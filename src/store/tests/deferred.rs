@@ -449,7 +449,9 @@ fn the_jobs_of_a_late_duplicate_are_cancelled_and_the_first_ones_dead_jobs_are_r
     let reasons: String = db.conn().query_row(reasons, [], |row| row.get(0)).unwrap();
     assert_eq!(reasons, "1 0, 2 5 duplicate of event 1, 3 0, 4 5 duplicate of event 3, 5 0");
     assert_eq!(
-        db.query_number("SELECT count(*) FROM jobs WHERE reevaluation = 1 AND state = 5"),
+        db.query_number(&format!(
+            "SELECT count(*) FROM jobs WHERE reevaluation = 1 AND {IS_CANCELLED}"
+        )),
         2
     );
     let same = events::DedupeKey { key: key("y"), window_ms: 60_000 };

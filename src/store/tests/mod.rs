@@ -9,7 +9,8 @@ use super::effects::Effects;
 use super::events::{self, InsertReply, NewEvent};
 use super::jobs::claim::claim;
 use super::jobs::transition::{
-    IS_BLOCKED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED, IS_WAITING,
+    IS_BLOCKED, IS_CANCELLED, IS_DEAD, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNFINISHED,
+    IS_WAITING,
 };
 use super::jobs::{self, AttemptRecord, ClaimedJob, finish, reevaluate, transition};
 use super::minute_counts::MinuteCounts;

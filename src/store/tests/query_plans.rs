@@ -19,3 +19,19 @@ fn a_statement_keeps_its_plan_when_other_values_are_bound() {
         assert_eq!(select.get_status(StatementStatus::RePrepare), 0);
     }
 }
+
+#[test]
+fn the_conditions_of_a_job_make_no_temporary_table() {
+    let db = test_store();
+    for sql in [
+        "INSERT INTO jobs (id, event, handler, source, state, created_at, age_start)
+         VALUES (1, 1, 1, 1, 0, 1, 1)",
+        "UPDATE jobs SET state = 2, due_at = NULL, ended_at = NULL, reason = NULL WHERE id = 1",
+    ] {
+        let mut explain = db.conn().prepare(&format!("EXPLAIN {sql}")).unwrap();
+        let opcodes = explain.raw_query().mapped(|row| row.get::<_, String>(1));
+        let opcodes: Vec<String> = opcodes.map(Result::unwrap).collect();
+        assert!(opcodes.iter().any(|opcode| opcode == "HaltIfNull" || opcode == "Halt"), "{sql}");
+        assert!(!opcodes.iter().any(|opcode| opcode.starts_with("OpenEphemeral")), "{sql}");
+    }
+}
