@@ -88,7 +88,7 @@ pub enum InsertReply {
     Unavailable,
 }
 
-/// Rows of events and of their jobs without keys, which are inserted together. Whoever reads these tables
+/// Rows of events and of their jobs without keys, which are inserted together. A caller that reads these tables
 /// calls `flush` first.
 pub struct EventInserts<'c, 'e> {
     events: BatchInsert<'c, EventRow<'e>>,

@@ -129,7 +129,8 @@ impl BodyReservation<'_> {
     /// The address or the source already holds its share.
     pub fn charge_shares(&mut self) -> Result<(), BudgetFull> {
         let bytes = self.reservation.amount();
-        if self.charged_bytes == Some(bytes) {
+        // actix-http calls the handler before it decodes the first bytes of the body.
+        if bytes == 0 || self.charged_bytes == Some(bytes) {
             return Ok(());
         }
         let added = bytes - self.charged_bytes.unwrap_or(0);

@@ -146,12 +146,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
             let read = Pin::new(&mut self.inner).poll_read(context, buffer)?;
             return read.map(|()| Ok(buffer.filled().len() - before));
         }
-        // The buffer is larger after a large body.
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(max));
+        // A copy of what arrived costs less than zeroing a part of the buffer, which may be uninitialized.
+        let mut bytes = [MaybeUninit::uninit(); MAX_READ_BYTES];
+        let mut part = ReadBuf::uninit(&mut bytes[..max.min(MAX_READ_BYTES)]);
         let read = Pin::new(&mut self.inner).poll_read(context, &mut part)?;
-        let count = part.filled().len();
-        buffer.advance(count);
-        read.map(|()| Ok(count))
+        buffer.put_slice(part.filled());
+        read.map(|()| Ok(part.filled().len()))
     }
 
     /// Hands over bytes that were read ahead, or reads some. `cut` gets at most `max` bytes and

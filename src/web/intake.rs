@@ -28,7 +28,7 @@ use super::received_request::{
 };
 use super::rejection::Rejection;
 use super::response::AcceptedResponse;
-use super::writer_client::WriterClient;
+use super::writer_client::{PendingReply, WriterClient};
 use super::{
     IntakeConfig, IntakeState, SourceRuntime, rate_limiter, rejection_log, stored_request,
 };
@@ -123,7 +123,7 @@ impl IntakeRequest<'_> {
                 }
             }
         };
-        self.drain(body, &rejection).await;
+        Box::pin(self.drain(body, &rejection)).await;
         if rejection.is_recorded() {
             self.record(&rejection, runtime, request);
         }
@@ -223,7 +223,10 @@ impl IntakeRequest<'_> {
         );
         let body = FullBody::new(body, head, config, source_index);
         let received = body.with_body(head);
-        if let Some(response) = handshakes.respond(state, &received, false).await? {
+        // Futures that few requests need are boxed, so that those of the others are small.
+        if !handshakes.is_none()
+            && let Some(response) = Box::pin(handshakes.respond(state, &received, false)).await?
+        {
             return Ok(response);
         }
         if !is_method_allowed && !handshakes.has_signed {
@@ -237,13 +240,15 @@ impl IntakeRequest<'_> {
         let mut duplicate_key = None;
         if let Some(reason) = &proof.stale_reason {
             let dedupe_key = if is_method_allowed {
-                self.signed_dedupe_key(&received, &proof).await?
+                Box::pin(self.signed_dedupe_key(&received, &proof)).await?
             } else {
                 None
             };
-            self.accept_stale_duplicate(runtime, dedupe_key, reason, now_ms).await?;
+            Box::pin(self.accept_stale_duplicate(runtime, dedupe_key, reason, now_ms)).await?;
             duplicate_key = dedupe_key;
-        } else if let Some(response) = handshakes.respond(state, &received, true).await? {
+        } else if handshakes.has_signed
+            && let Some(response) = Box::pin(handshakes.respond(state, &received, true)).await?
+        {
             return Ok(response);
         }
         if !is_method_allowed {
@@ -269,7 +274,10 @@ impl IntakeRequest<'_> {
                 // If the client disconnects, the memory of the body counts until the writer has
                 // written it.
                 let body_memory = Some(reservation.transfer());
-                self.store(runtime, NewEvent { body, body_memory, ..event }, preset_response).await
+                match self.send_to_writer(runtime, NewEvent { body, body_memory, ..event }) {
+                    Ok(reply) => respond(runtime, preset_response, reply.await),
+                    Err(rejection) => Err(rejection),
+                }
             }
             Err(rejection) => Err(rejection),
         };
@@ -366,7 +374,7 @@ impl IntakeRequest<'_> {
                 Evaluation::Complete(results) => runtime.planner.plan_from(results),
                 Evaluation::Deferred(key) => {
                     let key = match key {
-                        None => self.evaluate_dedupe(received, submitted_at).await,
+                        None => Box::pin(self.evaluate_dedupe(received, submitted_at)).await,
                         known => known,
                     };
                     is_late = key.is_none();
@@ -381,9 +389,8 @@ impl IntakeRequest<'_> {
         let mut delivery_key = duplicate_key.or_else(|| enabled_delivery_key(source, proof));
         let (mut insert_mode, mut job_plan) = (InsertMode::Store, planned.plan);
         if delivery_key.is_none() {
-            delivery_key = self
-                .find_body_key(runtime, body_key.map(with_window), source_key.is_some())
-                .await?;
+            let body_key = body_key.map(with_window);
+            delivery_key = self.find_body_key(runtime, body_key, source_key.is_some()).await?;
             if delivery_key.is_some() && source_key.is_none() {
                 (insert_mode, job_plan) =
                     (InsertMode::RecordDuplicate, JobPlan::Evaluated(Vec::new()));
@@ -451,13 +458,12 @@ impl IntakeRequest<'_> {
         }
     }
 
-    async fn store(
+    /// Sends an event to the writer, unless the queue of its source is full.
+    fn send_to_writer(
         &self,
         runtime: &SourceRuntime,
         event: NewEvent,
-        preset_response: Option<SenderResponse>,
-    ) -> Result<HttpResponse, Rejection> {
-        let accepted = AcceptedResponse::new(runtime, preset_response);
+    ) -> Result<PendingReply<'_>, Rejection> {
         // Checked here too if the queue is already full, because the writer has other requests to
         // write.
         if let Some(limit) = &runtime.queue_limit
@@ -466,17 +472,7 @@ impl IntakeRequest<'_> {
         {
             return Err(Rejection::QueueFull);
         }
-        let (event_id, is_duplicate) = match self.writer_client.store(event).await {
-            InsertReply::Stored(id) | InsertReply::Deferred(id) => (id, false),
-            InsertReply::Duplicate(id) => (id, true),
-            InsertReply::QueueFull => return Err(Rejection::QueueFull),
-            // The key of the repeated event expired in the meantime.
-            InsertReply::Unavailable | InsertReply::NotDuplicate => {
-                return Err(Rejection::Unavailable);
-            }
-        };
-        runtime.rejection_streak.reset();
-        Ok(accepted.response(event_id.0, is_duplicate))
+        Ok(self.writer_client.store(event))
     }
 
     /// Receives the whole body within its size and time limits.
@@ -557,6 +553,23 @@ impl IntakeRequest<'_> {
         };
         let _ = timeout_at(self.deadline.into(), read).await;
     }
+}
+
+/// Makes the response to an event from the writer's reply.
+fn respond(
+    runtime: &SourceRuntime,
+    preset_response: Option<SenderResponse>,
+    reply: InsertReply,
+) -> Result<HttpResponse, Rejection> {
+    let (event_id, is_duplicate) = match reply {
+        InsertReply::Stored(id) | InsertReply::Deferred(id) => (id, false),
+        InsertReply::Duplicate(id) => (id, true),
+        InsertReply::QueueFull => return Err(Rejection::QueueFull),
+        // The key of the repeated event expired in the meantime.
+        InsertReply::Unavailable | InsertReply::NotDuplicate => return Err(Rejection::Unavailable),
+    };
+    runtime.rejection_streak.reset();
+    Ok(AcceptedResponse::new(runtime, preset_response).response(event_id.0, is_duplicate))
 }
 
 /// Returns the delivery key, if the source uses it.

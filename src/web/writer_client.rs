@@ -161,21 +161,22 @@ impl WriterClient {
         client
     }
 
-    /// Stores an event together with the others of this turn. The reply comes after the commit.
-    pub async fn store(self: &Rc<Self>, mut event: NewEvent) -> InsertReply {
+    /// Sends an event to the writer, together with the others of this turn. The reply comes after the commit.
+    // Not an `async fn`, which would keep two copies of the event as long as it waits.
+    pub fn store(self: &Rc<Self>, mut event: NewEvent) -> PendingReply<'_> {
         let count = self.outbox.borrow().slot_counts.get(&event.source).copied();
-        if count.is_some_and(|count| count >= MAX_WAITING_REQUESTS_PER_SOURCE) {
-            return InsertReply::Unavailable;
+        let is_full = count.is_some_and(|count| count >= MAX_WAITING_REQUESTS_PER_SOURCE);
+        let slot = if is_full { None } else { self.reserve_slot() };
+        if let Some(slot) = slot {
+            event.reply_slot = slot;
+            self.outbox.borrow_mut().add(event);
+            if !self.is_flush_scheduled.replace(true) {
+                let client = Rc::clone(self);
+                // Runs after all tasks that are ready in this turn.
+                actix_web::rt::spawn(async move { client.flush() });
+            }
         }
-        let Some(slot) = self.reserve_slot() else { return InsertReply::Unavailable };
-        event.reply_slot = slot;
-        self.outbox.borrow_mut().add(event);
-        if !self.is_flush_scheduled.replace(true) {
-            let client = Rc::clone(self);
-            // Runs after all tasks that are ready in this turn.
-            actix_web::rt::spawn(async move { client.flush() });
-        }
-        PendingReply { client: self, slot }.await
+        PendingReply { client: self, slot }
     }
 
     fn refill(&self) {
@@ -241,16 +242,19 @@ impl WriterClient {
     }
 }
 
-struct PendingReply<'a> {
+/// The writer's reply to an event.
+pub struct PendingReply<'a> {
     client: &'a WriterClient,
-    slot: usize,
+    /// `None`: the event was not sent, because there is no room.
+    slot: Option<usize>,
 }
 
 impl Future for PendingReply<'_> {
     type Output = InsertReply;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InsertReply> {
-        match self.client.slots.borrow_mut().get_mut(self.slot) {
+        let Some(slot) = self.slot else { return Poll::Ready(InsertReply::Unavailable) };
+        match self.client.slots.borrow_mut().get_mut(slot) {
             Some(PendingSlot::Ready(reply)) => Poll::Ready(*reply),
             Some(PendingSlot::Waiting(waker)) => {
                 *waker = Some(context.waker().clone());
@@ -263,11 +267,12 @@ impl Future for PendingReply<'_> {
 
 impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
+        let Some(slot) = self.slot else { return };
         let mut slots = self.client.slots.borrow_mut();
-        match slots.get_mut(self.slot) {
+        match slots.get_mut(slot) {
             // The client disconnected before the commit. The event is stored anyway.
             Some(pending @ PendingSlot::Waiting(_)) => *pending = PendingSlot::Abandoned,
-            Some(_) => drop(slots.remove(self.slot)),
+            Some(_) => drop(slots.remove(slot)),
             None => {}
         }
     }
