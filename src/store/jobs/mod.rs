@@ -89,7 +89,8 @@ pub struct ClaimedJob {
 }
 
 /// The columns of a claimed job.
-const CLAIM_COLUMNS: &str = "id, attempt, event, source, handler, failures, age_start, item, coalesce(replay, 0), reevaluation IS 1";
+const CLAIM_COLUMNS: &str = "id, attempt, event, source, handler, failures, age_start, item,
+  coalesce(replay, 0), reevaluation IS 1";
 
 impl ClaimedJob {
     /// Reads a row that begins with [`CLAIM_COLUMNS`].
