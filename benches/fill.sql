@@ -67,7 +67,7 @@ FROM events WHERE received_at >= (unixepoch() - 86400) * 1000 GROUP BY 1, 2;
 INSERT OR IGNORE INTO accepted_ips VALUES ('127.0.0.1');
 
 UPDATE counters SET event = (SELECT events FROM fill), job = (SELECT events FROM fill),
-  attempt = (SELECT max(id) FROM attempts);
+  attempt = (SELECT coalesce(max(id), 0) FROM attempts);
 
 COMMIT;
 
