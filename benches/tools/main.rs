@@ -15,7 +15,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod answer;
 mod claims;
 mod expression;
-mod load;
 mod noop;
 mod spawn;
 mod stream;
@@ -47,8 +46,6 @@ enum Program {
         #[arg(default_value = "target/release/hooktrail")]
         hooktrail: PathBuf,
     },
-    /// Send requests to a server that doesn't speak HTTP, over a closed loop of clients
-    Load { peer: load::Peer, address: String, clients: usize, seconds: f64 },
     /// Serve HTTP: read each body and discard it
     Noop { address: String },
     /// Measure how often two threads can start /bin/true and wait for its end
@@ -73,9 +70,6 @@ fn main() -> anyhow::Result<()> {
         Some(Program::Answer) => answer::run(),
         Some(Program::Claims { folder, jobs, seconds }) => claims::run(&folder, jobs, seconds),
         Some(Program::Expression { hooktrail }) => expression::run(&hooktrail),
-        Some(Program::Load { peer, address, clients, seconds }) => {
-            load::run(peer, &address, clients, seconds)
-        }
         Some(Program::Noop { address }) => noop::run(&address),
         Some(Program::Spawn { seconds }) => spawn::run(seconds),
         Some(Program::Stream { threads, seconds, command }) => {
