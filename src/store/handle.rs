@@ -18,8 +18,16 @@ pub(super) const CHANNEL_MESSAGES: usize = 4096;
 
 /// The replies for one intake thread. Each group of replies wakes the thread once.
 pub struct ReplyQueue {
-    replies: Mutex<Vec<(usize, InsertReply)>>,
+    replies: Mutex<Replies>,
     wake: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Replies by the slots of their events, and these events. The thread that allocated their memory frees it: the
+/// writer would take longer.
+#[derive(Default)]
+struct Replies {
+    by_slot: Vec<(usize, InsertReply)>,
+    events: Vec<Vec<NewEvent>>,
 }
 
 impl std::fmt::Debug for ReplyQueue {
@@ -34,19 +42,31 @@ impl ReplyQueue {
         Self { replies: Mutex::default(), wake: Box::new(wake) }
     }
 
-    /// Moves all replies into `into`.
+    /// Moves all replies into `into`, and frees their events.
     pub fn drain_into(&self, into: &mut Vec<(usize, InsertReply)>) {
-        into.append(&mut self.replies.lock());
+        let mut replies = self.replies.lock();
+        into.append(&mut replies.by_slot);
+        let events = std::mem::take(&mut replies.events);
+        drop(replies);
+        drop(events);
     }
 
     /// Replies that these events are not stored.
-    pub(super) fn reject(&self, new_events: &[NewEvent]) {
-        let slots = new_events.iter().map(|new_event| new_event.reply_slot);
-        self.push(slots.map(|slot| (slot, InsertReply::Unavailable)));
+    pub(super) fn reject(&self, new_events: Vec<NewEvent>) {
+        self.push(new_events, |_| InsertReply::Unavailable);
     }
 
-    pub(super) fn push(&self, replies: impl Iterator<Item = (usize, InsertReply)>) {
-        self.replies.lock().extend(replies);
+    /// Adds the reply to each event.
+    pub(super) fn push(
+        &self,
+        new_events: Vec<NewEvent>,
+        mut reply: impl FnMut(&NewEvent) -> InsertReply,
+    ) {
+        let mut replies = self.replies.lock();
+        let by_slot = new_events.iter().map(|new_event| (new_event.reply_slot, reply(new_event)));
+        replies.by_slot.extend(by_slot);
+        replies.events.push(new_events);
+        drop(replies);
         (self.wake)();
     }
 }

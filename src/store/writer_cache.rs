@@ -194,15 +194,15 @@ impl WriterCache {
     /// Remembers that an address had an event accepted.
     pub(super) fn remember_ip(&mut self, conn: &Connection, ip: &str) -> rusqlite::Result<()> {
         // Events of the source `hooktrail` have no address.
-        let network = domain::client_network(ip);
-        if ip.is_empty() || self.known_ips.contains(&*network) {
+        if ip.is_empty() || self.known_ips.contains(ip) {
             return Ok(());
         }
+        let network = domain::client_network(ip);
         conn.change("INSERT OR IGNORE INTO accepted_ips VALUES (?1)", [&*network])?;
         if self.known_ips.len() >= MAX_KNOWN_IPS {
             self.known_ips.clear();
         }
-        self.known_ips.insert(network.into_owned());
+        self.known_ips.insert(ip.to_owned());
         Ok(())
     }
 

@@ -153,6 +153,6 @@ impl Writer {
 /// Replies to a message without writing it.
 fn reject_message(message: WriterMessage) {
     if let WriterMessage::Write(WriteRequest::NewEvents(new_events, reply_queue)) = message {
-        reply_queue.reject(&new_events);
+        reply_queue.reject(new_events);
     }
 }

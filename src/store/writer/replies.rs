@@ -3,7 +3,7 @@
 use super::super::backlog_task::BacklogTask;
 use super::super::breaker;
 use super::super::effects::Effects;
-use super::super::events::InsertReply;
+use super::super::events::{InsertReply, NewEvent};
 use super::super::handle::WriteRequest;
 use super::super::operation::{Operation, OperationResult};
 use super::{MAX_GROUP_OPS, Writer};
@@ -27,21 +27,15 @@ impl Writer {
         for write in group.drain(..) {
             match write {
                 WriteRequest::NewEvents(new_events, reply_queue) => {
-                    let count = new_events.len();
-                    reply_queue.push(new_events.iter().zip(results.by_ref().take(count)).map(
-                        |(new_event, result)| match result {
-                            OperationResult::Inserted(InsertReply::Deferred(event)) => {
-                                self.inputs.deferrals.keep_plan(
-                                    new_event.source,
-                                    event,
-                                    &new_event.plan,
-                                );
-                                (new_event.reply_slot, InsertReply::Stored(event))
-                            }
-                            OperationResult::Inserted(reply) => (new_event.reply_slot, reply),
-                            _ => (new_event.reply_slot, InsertReply::Unavailable),
-                        },
-                    ));
+                    reply_queue.push(new_events, |new_event| match results.next() {
+                        Some(OperationResult::Inserted(InsertReply::Deferred(event))) => {
+                            let NewEvent { source, plan, .. } = new_event;
+                            self.inputs.deferrals.keep_plan(*source, event, plan);
+                            InsertReply::Stored(event)
+                        }
+                        Some(OperationResult::Inserted(reply)) => reply,
+                        _ => InsertReply::Unavailable,
+                    });
                 }
                 WriteRequest::Operation(op) => {
                     if let Some(result) = results.next() {
@@ -119,7 +113,7 @@ impl Writer {
     pub(super) fn fail_group(&mut self, group: &mut Vec<WriteRequest>) {
         for write in group.drain(..) {
             match write {
-                WriteRequest::NewEvents(new_events, reply_queue) => reply_queue.reject(&new_events),
+                WriteRequest::NewEvents(new_events, reply_queue) => reply_queue.reject(new_events),
                 WriteRequest::Operation(Operation::Claim(request)) => {
                     self.jobs.record_failed_claim(&request)
                 }
