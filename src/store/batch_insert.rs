@@ -3,8 +3,9 @@
 
 use rusqlite::{CachedStatement, Connection, Statement, ToSql};
 
-/// How many rows the statements for a table insert, the largest first.
-const SIZES: [usize; 5] = [32, 16, 8, 4, 1];
+/// How many rows the statements for a table insert, the largest first. The last one takes the rows that are
+/// left, so it is 1.
+pub(super) const SIZES: [usize; 5] = [32, 16, 8, 4, 1];
 
 /// The texts of the statements, for each of `SIZES`.
 pub(super) type StatementTexts = [&'static str; SIZES.len()];
@@ -15,14 +16,15 @@ pub(super) type StatementTexts = [&'static str; SIZES.len()];
 macro_rules! statement_texts {
     ($columns:expr, $row:expr) => {{
         use const_format::{concatcp, str_repeat};
+        use $crate::store::batch_insert::SIZES;
         const FIRST: &str = concatcp!("INSERT OR FAIL INTO ", $columns, " VALUES ", $row);
         const NEXT: &str = concatcp!(", ", $row);
         [
-            concatcp!(FIRST, str_repeat!(NEXT, 31)),
-            concatcp!(FIRST, str_repeat!(NEXT, 15)),
-            concatcp!(FIRST, str_repeat!(NEXT, 7)),
-            concatcp!(FIRST, str_repeat!(NEXT, 3)),
-            FIRST,
+            concatcp!(FIRST, str_repeat!(NEXT, SIZES[0] - 1)),
+            concatcp!(FIRST, str_repeat!(NEXT, SIZES[1] - 1)),
+            concatcp!(FIRST, str_repeat!(NEXT, SIZES[2] - 1)),
+            concatcp!(FIRST, str_repeat!(NEXT, SIZES[3] - 1)),
+            concatcp!(FIRST, str_repeat!(NEXT, SIZES[4] - 1)),
         ]
     }};
 }
