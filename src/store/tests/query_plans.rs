@@ -1,6 +1,7 @@
 //! How statements are executed, which is visible only in the time that they take.
 
 use rusqlite::StatementStatus;
+use rusqlite::ffi::SQLITE_CONSTRAINT_CHECK;
 
 use super::*;
 use crate::store::read_pool;
@@ -29,9 +30,13 @@ fn the_conditions_of_a_job_make_no_temporary_table() {
         "UPDATE jobs SET state = 2, due_at = NULL, ended_at = NULL, reason = NULL WHERE id = 1",
     ] {
         let mut explain = db.conn().prepare(&format!("EXPLAIN {sql}")).unwrap();
-        let opcodes = explain.raw_query().mapped(|row| row.get::<_, String>(1));
-        let opcodes: Vec<String> = opcodes.map(Result::unwrap).collect();
-        assert!(opcodes.iter().any(|opcode| opcode == "HaltIfNull" || opcode == "Halt"), "{sql}");
-        assert!(!opcodes.iter().any(|opcode| opcode.starts_with("OpenEphemeral")), "{sql}");
+        let program = explain.raw_query().mapped(|row| Ok((row.get(1)?, row.get(2)?)));
+        let program: Vec<(String, i32)> = program.map(Result::unwrap).collect();
+        // Each condition has one `Halt`, and its first operand is the error.
+        let is_check = |(opcode, operand): &&(String, i32)| {
+            opcode == "Halt" && *operand == SQLITE_CONSTRAINT_CHECK
+        };
+        assert!(program.iter().filter(is_check).count() > 1, "{sql}");
+        assert!(!program.iter().any(|(opcode, _)| opcode.starts_with("OpenEphemeral")), "{sql}");
     }
 }
