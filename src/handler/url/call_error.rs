@@ -18,7 +18,7 @@ pub(super) enum CallError {
 }
 
 impl CallError {
-    /// Makes the error of a system call that opens a connection to `place`.
+    /// Makes the error of a system call that looks `place` up or opens a connection to it.
     pub fn from_connect(place: impl fmt::Display, error: &io::Error) -> Self {
         let reason = format!("{place}: {error}");
         match error.raw_os_error() {

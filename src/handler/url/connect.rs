@@ -81,15 +81,12 @@ pub(super) struct Route {
 
 impl Route {
     pub async fn open(&self, call: &Call<'_>) -> Result<Box<dyn Stream>, CallError> {
-        let stream = match &self.proxy {
-            None => self.open_endpoint(&self.target, call).await?,
-            Some(proxy) => {
-                let stream = self.open_endpoint(proxy, call).await?;
-                let tunnel = open_tunnel(stream, &self.target).await?;
-                self.add_tls(tunnel, &self.target, call).await?
-            }
+        let Some(proxy) = &self.proxy else {
+            return self.open_endpoint(&self.target, call).await;
         };
-        Ok(stream)
+        let stream = self.open_endpoint(proxy, call).await?;
+        let tunnel = open_tunnel(stream, &self.target).await?;
+        self.add_tls(tunnel, &self.target, call).await
     }
 
     async fn open_endpoint(

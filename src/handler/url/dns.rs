@@ -12,7 +12,6 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::call_error::CallError;
-use crate::process::is_shortage;
 
 /// The maximum number of concurrent lookups of all handlers.
 const MAX_LOOKUPS: usize = 64;
@@ -48,11 +47,9 @@ async fn look_up(
     lookups: &LookupLimit,
     resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<Vec<SocketAddr>, CallError> {
-    let failed = |reason: String| CallError::NotConnected(format!("{host}: {reason}"));
-    let shortage = |reason: String| CallError::Shortage(format!("{host}: {reason}"));
-    let permit = Arc::clone(&lookups.0)
-        .try_acquire_owned()
-        .map_err(|_| shortage(format!("{MAX_LOOKUPS} DNS lookups are already waiting")))?;
+    let permit = Arc::clone(&lookups.0).try_acquire_owned().map_err(|_| {
+        CallError::Shortage(format!("{host}: {MAX_LOOKUPS} DNS lookups are already waiting"))
+    })?;
     let (result, found) = oneshot::channel();
     let name = host.to_owned();
     let lookup = move || {
@@ -62,12 +59,11 @@ async fn look_up(
     std::thread::Builder::new()
         .name("lookup".to_owned())
         .spawn(lookup)
-        .map_err(|e| shortage(e.to_string()))?;
+        .map_err(|e| CallError::from_connect(host, &e))?;
     match found.await {
         Ok(Ok(all)) if !all.is_empty() => Ok(all.into_iter().take(MAX_ADDRESSES).collect()),
-        Ok(Err(e)) if e.raw_os_error().is_some_and(is_shortage) => Err(shortage(e.to_string())),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Ok(Ok(_)) | Err(_) => Err(failed("it has no address".to_owned())),
+        Ok(Err(e)) => Err(CallError::from_connect(host, &e)),
+        Ok(Ok(_)) | Err(_) => Err(CallError::NotConnected(format!("{host}: it has no address"))),
     }
 }
 
@@ -112,6 +108,12 @@ mod tests {
         assert_eq!(found, Err(CallError::NotConnected("crm.example.com: no such host".into())));
         let none = find("crm.example.com", |_| Ok(Vec::new()));
         assert_eq!(none, Err(CallError::NotConnected("crm.example.com: it has no address".into())));
+    }
+
+    #[test]
+    fn a_lookup_that_lacks_descriptors_is_a_shortage() {
+        let found = find("crm.example.com", |_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        assert!(matches!(found, Err(CallError::Shortage(_))), "{found:?}");
     }
 
     #[test]
