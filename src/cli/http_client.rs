@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 
 use crate::config::Listen;
+use crate::handler::OWN_USER_AGENT;
 use crate::verify::OutgoingRequest;
 
 /// Longer than the server needs. A proxy at its address may be slow.
@@ -131,10 +132,9 @@ fn build_request(
 ) -> Result<Request<Full<Bytes>>, String> {
     let mut request = request.body(Full::from(body)).map_err(|e| e.to_string())?;
     let host = HeaderValue::from_str(host).map_err(|e| e.to_string())?;
-    let agent = HeaderValue::from_static(concat!("hooktrail/", env!("CARGO_PKG_VERSION")));
     let headers = request.headers_mut();
     for (name, value) in
-        [(HOST, host), (USER_AGENT, agent), (ACCEPT, HeaderValue::from_static("*/*"))]
+        [(HOST, host), (USER_AGENT, OWN_USER_AGENT), (ACCEPT, HeaderValue::from_static("*/*"))]
     {
         headers.entry(name).or_insert(value);
     }

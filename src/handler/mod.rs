@@ -29,7 +29,7 @@ mod tests;
 pub mod url;
 
 pub use command_spec::{FileStamp, command_file_stamps};
-pub use url::LookupLimit;
+pub use url::{LookupLimit, OWN_USER_AGENT};
 
 /// A configured handler with its secrets read, and its runner. Idle processes and connections live
 /// as long as the runner.

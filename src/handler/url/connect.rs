@@ -26,8 +26,9 @@ use super::http1;
 /// two SYN packets.
 const CONNECT_TIMEOUT_PER_ADDRESS: Duration = Duration::from_secs(3);
 
-/// The `User-Agent` of requests to handlers and to their proxies.
-pub(super) const OWN_USER_AGENT: HeaderValue =
+/// The `User-Agent` of the requests that this program sends: to the URLs of handlers, to their proxies, and
+/// to its own server.
+pub const OWN_USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("hooktrail/", env!("CARGO_PKG_VERSION")));
 
 /// A TCP connection, or TLS or a tunnel over one.

@@ -29,7 +29,7 @@ use crate::domain::{AttemptResult, Outcome};
 use crate::process::{self, CancelToken, ExitReason, ShortageBackoff, StartError};
 use call::Call;
 use call_error::CallError;
-use connect::{Endpoint, OWN_USER_AGENT, Route};
+use connect::{Endpoint, Route};
 use connection::{Connection, ReceivedResponse};
 
 mod call;
@@ -43,6 +43,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
+pub use connect::OWN_USER_AGENT;
 pub use dns::LookupLimit;
 
 /// How much of a response is read for `detail`, even if less is kept.
