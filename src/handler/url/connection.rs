@@ -34,14 +34,14 @@ pub(super) struct ReceivedResponse {
 
 /// An open connection to the server of a URL.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct UrlConnection {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
-    /// The size of what was received during the current exchange.
+    /// The number of bytes received during the current exchange.
     received_bytes: Arc<AtomicUsize>,
 }
 
-impl Connection {
+impl UrlConnection {
     pub fn open(route: &Route, call: &Call<'_>) -> Result<Self, CallError> {
         let first_host = &route.proxy.as_ref().unwrap_or(&route.target).host;
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();

@@ -30,7 +30,7 @@ use crate::process::{self, CancelToken, ExitReason, ShortageBackoff, StartError}
 use call::Call;
 use call_error::CallError;
 use connect::{Endpoint, Route};
-use connection::{Connection, ReceivedResponse};
+use connection::{ReceivedResponse, UrlConnection};
 
 mod call;
 mod call_error;
@@ -71,7 +71,7 @@ struct UrlClient {
     path: PathAndQuery,
     host: HeaderValue,
     /// The connections that no attempt uses, the one used last at the end.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<UrlConnection>>,
     max_idle: usize,
 }
 
@@ -193,7 +193,7 @@ impl UrlClient {
             let is_reused = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => Connection::open(&self.route, call)?,
+                None => UrlConnection::open(&self.route, call)?,
             };
             match connection.exchange(request.clone(), call, max_bytes) {
                 Ok(response) => {
@@ -215,7 +215,7 @@ impl UrlClient {
     }
 
     /// Takes the connection that was used last and is still open. Drops those that are closed.
-    fn find_idle_connection(&self) -> Option<Connection> {
+    fn find_idle_connection(&self) -> Option<UrlConnection> {
         loop {
             let connection = self.idle.lock().pop()?;
             if connection.is_open() {
@@ -224,7 +224,7 @@ impl UrlClient {
         }
     }
 
-    fn keep(&self, connection: Connection) {
+    fn keep(&self, connection: UrlConnection) {
         let mut idle = self.idle.lock();
         if idle.len() < self.max_idle {
             idle.push(connection);
