@@ -8,7 +8,7 @@ pub use crate::web::content_type::check_content_type;
 
 pub mod config {
     pub use crate::config::{
-        Accept, Command, Config, Dedupe, Durability, EMBEDDED, EMBEDDED_HANDLERS, Handler,
+        Accept, CommandTarget, Config, Dedupe, Durability, EMBEDDED, EMBEDDED_HANDLERS, Handler,
         HandlerKind, LoadedConfig, Mode, SecretRef, Secrets, load, parse_duration,
         read_secrets_under,
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use hooktrail::internals::config::{self, Command, HandlerKind, Mode};
+use hooktrail::internals::config::{self, CommandTarget, HandlerKind, Mode};
 use hooktrail::internals::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
 use hooktrail::internals::handler::{LookupLimit, Task, runner_for};
 use hooktrail::internals::process::{CancelToken, GRACE, Supervisor};
@@ -19,7 +19,7 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
     let supervisor = Supervisor::new(&format!("bench{}", std::process::id()));
     supervisor.become_subreaper()?;
     let mut settings = config::Handler::with_defaults("stream", Path::new("."));
-    settings.kind = HandlerKind::Command(Command {
+    settings.kind = HandlerKind::Command(CommandTarget {
         args: command,
         directory: Path::new(".").to_owned(),
         env: Vec::new(),

@@ -9,9 +9,9 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 use super::error::{Diagnostics, Location};
 use super::program::{self, SearchPath};
 use super::toml_reader::{TomlTable, TomlValue};
-use super::{Command, EnvValue, Handler, Mode, parse};
+use super::{CommandTarget, EnvValue, Handler, Mode, parse};
 
-pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &Command, folder: &Path) {
+pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &CommandTarget, folder: &Path) {
     if let (Some(program), Some(value)) = (command.args.first(), table.get("command")) {
         warn_about_program(&value, program, command, folder);
         warn_about_script(&value, command, &table.key);
@@ -19,7 +19,12 @@ pub(super) fn warn_about_command(table: &TomlTable<'_>, command: &Command, folde
     }
 }
 
-fn warn_about_program(value: &TomlValue<'_>, program: &str, command: &Command, folder: &Path) {
+fn warn_about_program(
+    value: &TomlValue<'_>,
+    program: &str,
+    command: &CommandTarget,
+    folder: &Path,
+) {
     let path_variable = command.env.iter().find(|(name, _)| name == "PATH");
     let inherited = std::env::var_os("PATH").unwrap_or_else(|| program::DEFAULT_PATH.into());
     let path = match path_variable {
@@ -39,7 +44,7 @@ fn warn_about_program(value: &TomlValue<'_>, program: &str, command: &Command, f
 }
 
 /// Warns about a missing script: only its interpreter would report it, and may say little.
-fn warn_about_script(value: &TomlValue<'_>, command: &Command, key: &str) {
+fn warn_about_script(value: &TomlValue<'_>, command: &CommandTarget, key: &str) {
     let script = match (command.mode, command.args.as_slice()) {
         (Mode::Cgi, [_, .., script]) => Some(script.as_str()),
         (_, args) => program::script_argument(args),
@@ -57,7 +62,7 @@ fn warn_about_script(value: &TomlValue<'_>, command: &Command, key: &str) {
 /// Warns about a missing folder, and about one that this user can't write to, unless it is the default:
 /// many handlers write no files. A file mode does not decide that alone (`ProtectSystem=`), so this asks
 /// the system, for the user who runs `check`.
-fn warn_about_directory(table: &TomlTable<'_>, command: &Command) {
+fn warn_about_directory(table: &TomlTable<'_>, command: &CommandTarget) {
     let Some(value) = table.get("directory") else { return };
     let folder = &command.directory;
     let quoted = parse::quote(&folder.to_string_lossy());

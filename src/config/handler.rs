@@ -7,8 +7,8 @@ use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WA
 use super::server::reject_rest;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    Batch, Breaker, Command, EnvValue, Handler, HandlerKind, Mode, Retry, UniqueBy, command_checks,
-    expression, secret, url_handler,
+    Batch, Breaker, CommandTarget, EnvValue, Handler, HandlerKind, Mode, Retry, UniqueBy,
+    command_checks, expression, secret, url_handler,
 };
 use crate::domain::INTERNAL_SOURCE;
 use crate::verify::SecretFormat;
@@ -132,10 +132,10 @@ fn read_sources(table: &TomlTable<'_>, known: &[&str]) -> Vec<String> {
     sources
 }
 
-fn read_command(table: &TomlTable<'_>, folder: &Path) -> Command {
+fn read_command(table: &TomlTable<'_>, folder: &Path) -> CommandTarget {
     let args = read_args(table, folder);
     let directory = read_directory(table, folder);
-    Command { args, directory, env: read_env(table, folder), mode: read_mode(table) }
+    CommandTarget { args, directory, env: read_env(table, folder), mode: read_mode(table) }
 }
 
 fn read_mode(table: &TomlTable<'_>) -> Mode {
@@ -227,7 +227,7 @@ impl Handler {
         Self {
             name: name.to_owned(),
             sources: Vec::new(),
-            kind: HandlerKind::Command(Command {
+            kind: HandlerKind::Command(CommandTarget {
                 args: Vec::new(),
                 directory: directory.to_owned(),
                 env: Vec::new(),

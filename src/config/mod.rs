@@ -312,7 +312,7 @@ pub struct Handler {
 
 impl Handler {
     /// The command, unless the handler posts to a URL.
-    pub fn command(&self) -> Option<&Command> {
+    pub fn command(&self) -> Option<&CommandTarget> {
         if let HandlerKind::Command(command) = &self.kind { Some(command) } else { None }
     }
 
@@ -330,13 +330,13 @@ impl Handler {
 /// The program or URL that a handler runs for a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HandlerKind {
-    Command(Command),
+    Command(CommandTarget),
     Url(UrlTarget),
 }
 
 /// `command` and its keys.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Command {
+pub struct CommandTarget {
     /// Program and arguments, without a shell. A program with a slash is an absolute path here; one
     /// without is looked up in PATH.
     pub args: Vec<String>,

@@ -17,7 +17,8 @@ use crate::{clock, config};
 /// Builds the handler's command with this environment. The error says why it can't be started.
 pub fn for_task(task: &Task, env: Vec<(String, OsString)>) -> Result<CommandSpec, StartError> {
     let command = task.handler.command().filter(|command| !command.args.is_empty());
-    let config::Command { args, directory, .. } = command.ok_or_else(|| "no command".to_owned())?;
+    let config::CommandTarget { args, directory, .. } =
+        command.ok_or_else(|| "no command".to_owned())?;
     let path = look_up(&args[0], &env, directory)?;
     let (args, directory) = (args.clone(), directory.clone());
     let run_id = task.supervisor.run_id(&format!("{}.{}", task.claim.job, task.claim.attempt));

@@ -66,7 +66,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
 
 /// The command of a handler, to change it.
 #[track_caller]
-pub(super) fn command_of(handler: &mut config::Handler) -> &mut config::Command {
+pub(super) fn command_of(handler: &mut config::Handler) -> &mut config::CommandTarget {
     match &mut handler.kind {
         config::HandlerKind::Command(command) => command,
         config::HandlerKind::Url(target) => panic!("{target:?} is no command"),

@@ -77,7 +77,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
     let handler = Handler {
         name: "crm".into(),
         sources: vec!["paminga".into()],
-        kind: HandlerKind::Command(Command {
+        kind: HandlerKind::Command(CommandTarget {
             args: vec!["true".into()],
             directory: folder.path().to_owned(),
             env: vec![],
@@ -240,7 +240,7 @@ paused = true
     let expected = Handler {
         name: "crm".into(),
         sources: vec!["a".into(), "hooktrail".into()],
-        kind: HandlerKind::Command(Command {
+        kind: HandlerKind::Command(CommandTarget {
             args: vec![
                 folder.path().join("bin/crm").to_str().unwrap().into(),
                 "--live".into(),

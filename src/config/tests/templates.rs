@@ -29,7 +29,7 @@ fn the_shipped_configuration_is_the_defaults_but_for_what_it_says() {
     plain.store.path = top().join("data/hooktrail.db");
     for handler in &mut plain.handlers {
         let program = top().join("handlers").join(&handler.name);
-        handler.kind = HandlerKind::Command(Command {
+        handler.kind = HandlerKind::Command(CommandTarget {
             args: vec![program.to_str().unwrap().to_owned()],
             directory: top().to_owned(),
             env: Vec::new(),
