@@ -4,7 +4,6 @@
 //! Stop: no new jobs, running jobs end, intake ends; then the other threads end because the senders of
 //! their channels are dropped.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,7 +30,7 @@ use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
 use crate::store::writer::{WorkerLink, WriterInputs};
 use crate::store::{
-    self, OpenError, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
+    self, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
 use crate::web::{self, IntakeState};
@@ -39,12 +38,14 @@ use crate::worker::task_builder::{SourcePaths, TaskBuilder};
 use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
+mod exit_error;
 mod files;
 mod handlers;
 mod maintenance;
 mod start;
 mod start_check;
 
+pub use exit_error::ExitError;
 pub use handlers::build_handler;
 use handlers::{
     build_handlers, close_replaced, deferred_planners, handler_table, registration_names,
@@ -52,40 +53,6 @@ use handlers::{
 };
 use start::{EarlySignals, Owner, PreparedStart};
 pub use start_check::check_start;
-
-/// An error that ends the process: its exit code, and a message for the operator.
-#[derive(Debug)]
-pub struct ExitError {
-    pub code: u8,
-    pub text: String,
-}
-
-impl ExitError {
-    /// Makes exit code 1 of any error. A server that can't start never exits with 0, so this makes no
-    /// exception for a closed pipe.
-    fn other(error: impl std::fmt::Display) -> Self {
-        Self { code: 1, text: format!("{error:#}") }
-    }
-}
-
-/// Derives the exit code from the type of the error. A closed pipe is success: a reader such as `head` has
-/// seen enough.
-impl<E: Into<anyhow::Error>> From<E> for ExitError {
-    fn from(error: E) -> Self {
-        let error = error.into();
-        let is_closed_pipe = error.chain().any(|cause| {
-            let io_error = cause.downcast_ref::<std::io::Error>();
-            io_error.is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
-        });
-        let code = match error.downcast_ref() {
-            _ if is_closed_pipe => return Self { code: 0, text: String::new() },
-            Some(OpenError::InUse(_)) => 75,
-            _ if error.is::<ConfigErrors>() => 78,
-            _ => 1,
-        };
-        Self { code, text: format!("{error:#}") }
-    }
-}
 
 /// Runs the server until a signal ends it.
 ///
@@ -513,30 +480,6 @@ fn on_fatal_store_error(health: Arc<WriterHealth>, owner: Owner) -> impl Fn(&str
         };
         if std::thread::Builder::new().name("exit".into()).spawn(exit_later).is_err() {
             crate::log::exit(1);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn the_exit_code_follows_from_the_type_of_the_error_and_a_closed_pipe_is_success() {
-        let closed = || io::Error::from(ErrorKind::BrokenPipe);
-        for (error, code, text) in [
-            (OpenError::InUse("in use".into()).into(), 75, "in use"),
-            (OpenError::Other("damaged".into()).into(), 1, "damaged"),
-            (ConfigErrors(Vec::new()).into(), 78, ""),
-            (anyhow::anyhow!("inner").context("outer").into(), 1, "outer: inner"),
-            (closed().into(), 0, ""),
-            (anyhow::Error::from(closed()).context("list").into(), 0, ""),
-            (ExitError::other(closed()), 1, "broken pipe"),
-        ] {
-            let error: ExitError = error;
-            assert_eq!((error.code, error.text.as_str()), (code, text));
         }
     }
 }
