@@ -2,8 +2,8 @@
 //! key, queue lengths, wake-ups, alerts. No other file writes `jobs.state` or names its numbers; other
 //! queries use the conditions below.
 //!
-//! Each function adds its effects to those of the transaction. A change that is not possible in the job's present state changes
-//! nothing.
+//! Each function adds its effects to those of the transaction. A change that is not possible in the job's
+//! present state changes nothing.
 
 use const_format::formatcp;
 use rusqlite::{Connection, params};
