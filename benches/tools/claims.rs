@@ -168,7 +168,7 @@ fn insert_event(tx: &mut WriteTransaction<'_>, handlers: &[i64]) -> anyhow::Resu
         source: SourceId(1),
         uid: [7; 16],
         received_at_ms: tx.cache.wall_ms,
-        method: "POST".to_owned(),
+        method: "POST".into(),
         path: "/hooks/a".to_owned(),
         ip: "127.0.0.1".to_owned(),
         headers: b"content-type: application/json".to_vec(),

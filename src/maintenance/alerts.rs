@@ -193,7 +193,7 @@ fn store_alert(
         source: subscribers.source,
         uid,
         received_at_ms: clock::wall_ms(),
-        method: "POST".to_owned(),
+        method: "POST".into(),
         headers: b"content-type: application/json".to_vec(),
         body,
         expression_errors: planned.expression_errors,

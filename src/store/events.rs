@@ -1,6 +1,8 @@
 //! Tables `events`, `dedupe` and `duplicates`. The writer's transaction inserts an accepted webhook
 //! together with its jobs, or records it as a duplicate.
 
+use std::borrow::Cow;
+
 use rusqlite::{Connection, params};
 
 use super::batch_insert::{BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts};
@@ -25,7 +27,7 @@ pub struct NewEvent {
     pub uid: [u8; 16],
     /// Wall clock.
     pub received_at_ms: i64,
-    pub method: String,
+    pub method: Cow<'static, str>,
     pub path: String,
     pub query: Option<String>,
     pub ip: String,

@@ -6,11 +6,11 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use actix_web::http::{ConnectionType, Method};
-use actix_web::{HttpRequest, HttpResponse, dev, web};
+use actix_web::{HttpRequest, HttpResponse, dev, web::Bytes};
 use futures_core::Stream;
 
 use super::body_memory::{BudgetFull, MIN_LARGE_BYTES};
@@ -42,30 +42,42 @@ pub struct RequestBody {
     remaining: Option<usize>,
     length: Option<usize>,
     is_complete: bool,
+    /// actix-http has decoded what arrived together with the head.
+    is_decoded: bool,
 }
 
 impl RequestBody {
-    pub fn new(request: &HttpRequest, payload: web::Payload) -> Self {
-        let payload = payload.into_inner();
+    pub fn new(request: &HttpRequest, payload: dev::Payload) -> Self {
         if matches!(payload, dev::Payload::None) {
-            return Self { payload, remaining: None, length: Some(0), is_complete: true };
+            return Self {
+                payload,
+                remaining: None,
+                length: Some(0),
+                is_complete: true,
+                is_decoded: true,
+            };
         }
         let length = request.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let remaining = has_no_end(request).then_some(length.unwrap_or(0));
-        Self { payload, remaining, length, is_complete: false }
+        Self { payload, remaining, length, is_complete: false, is_decoded: false }
     }
 
-    /// Returns the next chunk. Calls `on_wait` if the chunk has not arrived yet; its error ends the
+    /// Returns the next chunk. The handler has to call this when it is polled for the first time. Calls `on_wait` if the chunk has not arrived yet; its error ends the
     /// body.
     pub async fn next_chunk(
         &mut self,
         mut on_wait: impl FnMut() -> Result<(), BudgetFull>,
-    ) -> Option<Result<web::Bytes, BodyError>> {
+    ) -> Option<Result<Bytes, BodyError>> {
         if self.is_complete || self.remaining == Some(0) {
             return None;
         }
         let chunk = poll_fn(|context| {
+            // actix-http polls the handler, decodes what arrived together with the head, and polls the handler
+            // again. A waker would only make it poll the connection once more, without any work.
+            let mut without_waker = Context::from_waker(Waker::noop());
+            let is_decoded = std::mem::replace(&mut self.is_decoded, true);
+            let context = if is_decoded { context } else { &mut without_waker };
             let chunk = Pin::new(&mut self.payload).poll_next(context);
             match chunk {
                 Poll::Pending if on_wait().is_err() => Poll::Ready(Some(Err(BodyError::NoRoom))),
@@ -86,6 +98,11 @@ impl RequestBody {
             }
             (chunk, _) => chunk,
         }
+    }
+
+    /// Whether the handler has been polled since actix-http decoded what arrived together with the head.
+    pub fn is_decoded(&self) -> bool {
+        self.is_decoded
     }
 
     /// The length in the head. `None`: the body is chunked.

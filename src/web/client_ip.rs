@@ -57,6 +57,21 @@ pub fn client_ip(
     client
 }
 
+/// Formats an address. For IPv4, `to_string` executes several times as many instructions.
+pub fn to_text(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => {
+            let mut buffers = [itoa::Buffer::new(); 4];
+            let mut parts = [""; 4];
+            for ((part, buffer), octet) in parts.iter_mut().zip(&mut buffers).zip(v4.octets()) {
+                *part = buffer.format(octet);
+            }
+            parts.join(".")
+        }
+        IpAddr::V6(v6) => v6.to_string(),
+    }
+}
+
 /// Whether the source accepts requests from this address. An empty list allows every address.
 pub fn is_allowed(allow_from: &[IpNet], ip: Option<IpAddr>) -> bool {
     allow_from.is_empty() || ip.is_some_and(|ip| is_in(allow_from, ip))
@@ -104,6 +119,13 @@ mod tests {
         };
         let client = client_ip(peer, &[(name, header.as_bytes())], &trusted(), kind);
         assert_eq!(client, expected.parse().ok(), "{header} through {peer:?}");
+    }
+
+    #[test]
+    fn an_address_is_formatted_as_usual() {
+        for text in ["0.0.0.0", "127.0.0.1", "255.10.9.100", "2001:db8::1", "::"] {
+            assert_eq!(to_text(text.parse().unwrap()), text);
+        }
     }
 
     #[test]

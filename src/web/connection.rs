@@ -110,9 +110,19 @@ pub(super) struct ListenerCounters {
     pub waiting: AtomicUsize,
     /// Number of open connections that were evicted for them.
     pub evicted: AtomicI64,
-    /// Number of requests whose response has not been passed to the system.
-    pub in_flight: AtomicI64,
+    /// Number of requests whose response has not been passed to the system, of each thread. The threads share no
+    /// cache line, because each request changes its counter twice.
+    in_flight: [PaddedCounter; MAX_THREADS],
+    threads: AtomicUsize,
 }
+
+/// Number of counters. Further threads share them.
+const MAX_THREADS: usize = 4;
+
+/// A counter with a cache line for itself. Processors fetch its neighbour together with it.
+#[derive(Default)]
+#[repr(align(128))]
+struct PaddedCounter(AtomicI64);
 
 impl ListenerCounters {
     pub fn new() -> Self {
@@ -120,8 +130,19 @@ impl ListenerCounters {
             start: Instant::now(),
             waiting: AtomicUsize::new(0),
             evicted: AtomicI64::new(0),
-            in_flight: AtomicI64::new(0),
+            in_flight: Default::default(),
+            threads: AtomicUsize::new(0),
         }
+    }
+
+    /// Returns the number of a new thread.
+    pub fn add_thread(&self) -> usize {
+        self.threads.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Number of requests whose response has not been passed to the system.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.iter().map(|counter| counter.0.load(Ordering::SeqCst)).sum()
     }
 
     /// Whether new connections wait for a slot.
@@ -137,6 +158,8 @@ impl ListenerCounters {
 /// State shared by the stream, the handler and `Connections`.
 pub struct Connection {
     listener: Arc<ListenerCounters>,
+    /// The place of its thread in `in_flight`.
+    thread: usize,
     state: AtomicU64,
     /// Number of requests that have begun.
     requests: AtomicUsize,
@@ -147,10 +170,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(listener: Arc<ListenerCounters>) -> Self {
+    pub(super) fn new(listener: Arc<ListenerCounters>, thread: usize) -> Self {
         let first = ConnectionState::new(Phase::New, listener.now_us());
         Self {
             listener,
+            thread: thread % MAX_THREADS,
             state: AtomicU64::new(first.0),
             requests: AtomicUsize::new(0),
             body_length: AtomicUsize::new(NO_LENGTH),
@@ -175,9 +199,10 @@ impl Connection {
         if previous.is_evicted() {
             self.listener.evicted.fetch_sub(1, Ordering::SeqCst);
         }
+        let in_flight = &self.listener.in_flight[self.thread].0;
         match (previous.phase().is_in_flight(), phase.is_in_flight()) {
-            (false, true) => drop(self.listener.in_flight.fetch_add(1, Ordering::SeqCst)),
-            (true, false) => drop(self.listener.in_flight.fetch_sub(1, Ordering::SeqCst)),
+            (false, true) => drop(in_flight.fetch_add(1, Ordering::SeqCst)),
+            (true, false) => drop(in_flight.fetch_sub(1, Ordering::SeqCst)),
             _ => {}
         }
     }

@@ -74,12 +74,16 @@ impl<S> Drop for ConnectionStream<S> {
 }
 
 impl<S> ConnectionStream<S> {
-    /// Waits until the listener has a slot for this connection.
+    /// Waits until the listener has a slot for this connection of a thread.
     ///
     /// # Errors
     /// The listener has ended.
-    pub async fn admit(inner: S, connections: &Arc<Connections>) -> io::Result<Self> {
-        let (connection, permit) = connections.admit().await?;
+    pub async fn admit(
+        inner: S,
+        connections: &Arc<Connections>,
+        thread: usize,
+    ) -> io::Result<Self> {
+        let (connection, permit) = connections.admit(thread).await?;
         Ok(Self {
             inner,
             connection,
@@ -411,13 +415,18 @@ impl HeadEnd {
 /// Finds the start of the first request line (RFC 9112, section 3). A line of a body may look like
 /// one. Bytes without a request line contain no whole head.
 fn find_request_line(bytes: &[u8]) -> Option<usize> {
-    let version = b" HTTP/1.";
-    let ends_line = |at: &usize| {
-        let digit_and_end = &bytes[at + version.len()..];
-        matches!(digit_and_end, [b'0'..=b'9', b'\n', ..] | [b'0'..=b'9', b'\r', b'\n', ..])
-    };
-    let at = memchr::memmem::find_iter(bytes, version).find(ends_line)?;
-    Some(memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |end| end + 1))
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', bytes) {
+        let line = &bytes[start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some((b'0'..=b'9', before)) = line.split_last()
+            && before.ends_with(b" HTTP/1.")
+        {
+            return Some(start);
+        }
+        start = end + 1;
+    }
+    None
 }
 
 /// Returns how many of these bytes of a chunked body to hand over: all before the possible start of

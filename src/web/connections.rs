@@ -89,14 +89,22 @@ impl Connections {
 
     /// Whether a request is in flight: its head is complete and its response is not written.
     pub fn is_busy(&self) -> bool {
-        self.counters.in_flight.load(Ordering::SeqCst) > 0
+        self.counters.in_flight() > 0
     }
 
-    /// Waits for a slot for a connection, and closes an idle one if necessary.
+    /// Returns the number of a new thread of the listener.
+    pub fn add_thread(&self) -> usize {
+        self.counters.add_thread()
+    }
+
+    /// Waits for a slot for a connection of this thread, and closes an idle one if necessary.
     ///
     /// # Errors
     /// The listener has ended.
-    pub(super) async fn admit(&self) -> std::io::Result<(Arc<Connection>, OwnedSemaphorePermit)> {
+    pub(super) async fn admit(
+        &self,
+        thread: usize,
+    ) -> std::io::Result<(Arc<Connection>, OwnedSemaphorePermit)> {
         let permit = match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -108,7 +116,7 @@ impl Connections {
                 permit.map_err(std::io::Error::other)?
             }
         };
-        let connection = Arc::new(Connection::new(Arc::clone(&self.counters)));
+        let connection = Arc::new(Connection::new(Arc::clone(&self.counters), thread));
         let mut open = self.open.lock();
         if open.by_address.is_empty() {
             self.wake.notify_one();

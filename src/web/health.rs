@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, dev};
 
 use super::IntakeState;
 use super::body::{RequestBody, finish_response};
@@ -17,14 +17,19 @@ const HEALTHZ: &str = "/healthz";
 const READYZ: &str = "/readyz";
 
 /// Handles a request of the admin listener.
-pub async fn handle_admin(request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let parts = (request.app_data::<Arc<IntakeState>>(), request.conn_data::<Arc<Connection>>());
-    let (Some(state), Some(connection)) = parts else { return empty_response(500) };
-    let body = RequestBody::new(&request, payload);
+pub fn handle_admin(
+    state: &IntakeState,
+    request: &HttpRequest,
+    payload: dev::Payload,
+) -> HttpResponse {
+    let Some(connection) = request.conn_data::<Arc<Connection>>() else {
+        return empty_response(500);
+    };
+    let body = RequestBody::new(request, payload);
     connection.begin(body.length());
     let response =
-        health_response(state, &request).unwrap_or_else(|| Rejection::NotFound.response());
-    finish_response(response, &request, connection, &body)
+        health_response(state, request).unwrap_or_else(|| Rejection::NotFound.response());
+    finish_response(response, request, connection, &body)
 }
 
 /// A response without a body.

@@ -2,15 +2,21 @@
 //! method, address, size and encoding, signature, content type, form, rate. A 2xx leaves only after
 //! the commit.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Instant;
 
 use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, dev};
+use tokio::time::error::Elapsed;
 use tokio::time::{timeout, timeout_at};
 
 use super::body::{RequestBody, finish_response};
@@ -46,37 +52,70 @@ const MAX_DRAINED_BYTES: usize = 8 << 20;
 /// Header lines as received: lower-case name, value.
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
 
+/// What the requests of one intake thread share.
+pub struct IntakeThread {
+    state: Arc<IntakeState>,
+    writer_client: Rc<WriterClient>,
+    config: RefCell<Rc<ThreadConfig>>,
+}
+
+/// The configuration. Requests of a thread hold it by an `Rc`, because the reference counter of the `Arc` would
+/// move between the processors with each request.
+struct ThreadConfig(Arc<IntakeConfig>);
+
+impl IntakeThread {
+    /// Requires the runtime of an intake thread.
+    pub fn new(state: &Arc<IntakeState>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            writer_client: WriterClient::new(state.writer.sender.clone()),
+            config: RefCell::new(Rc::new(ThreadConfig(state.config.load_full()))),
+        }
+    }
+
+    /// Returns the current configuration.
+    fn config(&self) -> Rc<ThreadConfig> {
+        let current = self.state.config.load();
+        let mut known = self.config.borrow_mut();
+        if !Arc::ptr_eq(&known.0, &current) {
+            *known = Rc::new(ThreadConfig(Arc::clone(&current)));
+        }
+        Rc::clone(&known)
+    }
+}
+
 /// Handles a request of the intake listener.
-pub async fn handle_webhook(request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let parts = (
-        request.app_data::<Arc<IntakeState>>(),
-        request.app_data::<Rc<WriterClient>>(),
-        request.conn_data::<Arc<Connection>>(),
-    );
-    let (Some(state), Some(writer_client), Some(connection)) = parts else {
+pub async fn handle_webhook(
+    thread: &IntakeThread,
+    request: &HttpRequest,
+    payload: dev::Payload,
+) -> HttpResponse {
+    let IntakeThread { state, writer_client, .. } = thread;
+    let Some(connection) = request.conn_data::<Arc<Connection>>() else {
         return empty_response(500);
     };
-    let mut body = RequestBody::new(&request, payload);
+    let mut body = RequestBody::new(request, payload);
     let started_at = connection.begin(body.length());
-    if let Some(response) = health_response(state, &request) {
-        return finish_response(response, &request, connection, &body);
+    if let Some(response) = health_response(state, request) {
+        return finish_response(response, request, connection, &body);
     }
-    let config = state.config.load_full();
+    let config = thread.config();
+    let config = &config.0;
     let mut intake_request = IntakeRequest {
         state,
         writer_client,
         connection,
-        config: &config,
+        config,
         deadline: started_at + config.server.request_timeout,
         client: None,
         ip: String::new(),
         bytes: 0,
     };
-    let mut response = intake_request.run(&request, &mut body).await;
+    let mut response = intake_request.run(request, &mut body).await;
     if state.is_closing.load(Ordering::Relaxed) {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
-    finish_response(response, &request, connection, &body)
+    finish_response(response, request, connection, &body)
 }
 
 /// A request and the shared state that its checks need.
@@ -112,7 +151,7 @@ impl IntakeRequest<'_> {
         let config = self.config;
         let runtime = source_index.map(|index| &config.sources[index]);
         self.client = self.find_client(request, &headers);
-        self.ip = self.client.map(|ip| ip.to_string()).unwrap_or_default();
+        self.ip = self.client.map(client_ip::to_text).unwrap_or_default();
         let secret_segment = route.as_ref().and_then(|route| route.secret_segment.as_deref());
         let rejection = match source_index {
             None => Rejection::NotFound,
@@ -406,7 +445,7 @@ impl IntakeRequest<'_> {
             source: runtime.id,
             uid: clock::random_id().map_err(|_| Rejection::Unavailable)?,
             received_at_ms: now_ms,
-            method: received.request.method.to_owned(),
+            method: owned_method(received.request.method),
             path,
             query,
             ip: self.ip.clone(),
@@ -491,8 +530,9 @@ impl IntakeRequest<'_> {
             if reservation.is_large() {
                 deadline = deadline.min(Instant::now() + PROGRESS_PERIOD);
             }
+            let is_first_poll = !payload.is_decoded();
             let read = self.read_chunks(payload, max, reservation, &mut body);
-            match timeout_at(deadline.into(), read).await {
+            match timeout_after_first_poll(deadline, is_first_poll, read).await {
                 Ok(Ok(true)) => break,
                 // The body has become large.
                 Ok(Ok(false)) => {}
@@ -555,6 +595,25 @@ impl IntakeRequest<'_> {
     }
 }
 
+/// Like `timeout_at`, but the first poll of the handler sets no timer: actix-http decodes the body after it, and
+/// polls again.
+async fn timeout_after_first_poll<T>(
+    deadline: Instant,
+    mut is_first_poll: bool,
+    future: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
+    let mut future = pin!(future);
+    let early = poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if std::mem::take(&mut is_first_poll) => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match early.await {
+        Some(output) => Ok(output),
+        None => timeout_at(deadline.into(), future).await,
+    }
+}
+
 /// Makes the response to an event from the writer's reply.
 fn respond(
     runtime: &SourceRuntime,
@@ -576,6 +635,14 @@ fn respond(
 fn enabled_delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
     let (key, window) = proof.delivery_key.zip(source.delivery_key_window())?;
     Some(DedupeKey { key, window_ms: planner::window_ms(window) })
+}
+
+/// Returns a method that is independent of its request. That of most webhooks needs no memory.
+fn owned_method(method: &str) -> Cow<'static, str> {
+    match method {
+        "POST" => "POST".into(),
+        other => other.to_owned().into(),
+    }
 }
 
 /// Returns the other end of the connection.

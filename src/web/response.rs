@@ -42,10 +42,10 @@ impl<'a> AcceptedResponse<'a> {
             _ if status == StatusCode::NO_CONTENT => response.finish(),
             Some(body) => response.body(body),
             None if is_empty => response.finish(),
-            None if is_duplicate => {
-                response.body(format!(r#"{{"event":{event},"duplicate":true}}"#))
+            None => {
+                let end = if is_duplicate { ",\"duplicate\":true}" } else { "}" };
+                response.body(["{\"event\":", itoa::Buffer::new().format(event), end].concat())
             }
-            None => response.body(format!(r#"{{"event":{event}}}"#)),
         }
     }
 }

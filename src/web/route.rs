@@ -2,8 +2,8 @@
 //! precedence over a named one (`{tenant}`). One trailing slash more or less makes no difference.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
+use foldhash::{HashMap, HashMapExt};
 use percent_encoding::percent_decode_str;
 
 use crate::config::Source;

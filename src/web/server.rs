@@ -15,15 +15,16 @@ use actix_server::{Server, ServerHandle};
 use actix_service::{
     IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config,
 };
-use actix_web::dev::AppConfig;
+use actix_web::App;
+use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::rt::net::{TcpStream, UnixStream};
-use actix_web::{App, web};
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, TimeLimits};
-use super::{BoundSocket, IntakeState, health, intake, writer_client};
+use super::intake::{self, IntakeThread};
+use super::{BoundSocket, IntakeState, health};
 
 /// Which requests a listener handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,15 +117,16 @@ fn tcp_service(
     state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<TcpStream, Config = ()> + use<> {
-    let connections = Arc::clone(connections);
+    let (connections, thread) = (Arc::clone(connections), connections.add_thread());
     let admit = move |tcp: TcpStream| {
         let connections = Arc::clone(&connections);
         async move {
             // A peer that has reset its connection has no address. Without one it would count as a
             // unix socket.
             let peer = tcp.peer_addr().map_err(DispatchError::Io)?;
-            let stream =
-                ConnectionStream::admit(tcp, &connections).await.map_err(DispatchError::Io)?;
+            let stream = ConnectionStream::admit(tcp, &connections, thread)
+                .await
+                .map_err(DispatchError::Io)?;
             Ok((stream, Protocol::Http1, Some(peer)))
         }
     };
@@ -136,12 +138,13 @@ fn unix_service(
     state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
 ) -> impl ServiceFactory<UnixStream, Config = ()> + use<> {
-    let connections = Arc::clone(connections);
+    let (connections, thread) = (Arc::clone(connections), connections.add_thread());
     let admit = move |unix: UnixStream| {
         let connections = Arc::clone(&connections);
         async move {
-            let stream =
-                ConnectionStream::admit(unix, &connections).await.map_err(DispatchError::Io)?;
+            let stream = ConnectionStream::admit(unix, &connections, thread)
+                .await
+                .map_err(DispatchError::Io)?;
             Ok((stream, Protocol::Http1, None))
         }
     };
@@ -162,13 +165,28 @@ fn http_service<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let app = App::new().app_data(Arc::clone(state));
-    let app =
-        app.app_data(Rc::clone(&writer_client::WriterClient::new(state.writer.sender.clone())));
-    let app = app.default_service(match kind {
-        ListenerKind::Intake => web::to(intake::handle_webhook),
-        ListenerKind::Admin => web::to(health::handle_admin),
-    });
+    // Services rather than handlers: the extractors of a handler would take longer than its checks.
+    let app = match kind {
+        ListenerKind::Intake => {
+            let thread = Rc::new(IntakeThread::new(state));
+            App::new().default_service(fn_service(move |request: ServiceRequest| {
+                let thread = Rc::clone(&thread);
+                async move {
+                    let (request, payload) = request.into_parts();
+                    let response = intake::handle_webhook(&thread, &request, payload).await;
+                    Ok(ServiceResponse::new(request, response))
+                }
+            }))
+        }
+        ListenerKind::Admin => {
+            let shared = Arc::clone(state);
+            App::new().default_service(fn_service(move |request: ServiceRequest| {
+                let (request, payload) = request.into_parts();
+                let response = health::handle_admin(&shared, &request, payload);
+                std::future::ready(Ok(ServiceResponse::new(request, response)))
+            }))
+        }
+    };
     let app = app.into_factory().map_err(|error| error.error_response());
     HttpService::build()
         .keep_alive(KeepAlive::Os)

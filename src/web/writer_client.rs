@@ -7,7 +7,7 @@
 //! of rows.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::Sender;
+use foldhash::HashMap;
 use slab::Slab;
 
 use crate::domain::SourceId;
