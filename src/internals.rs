@@ -45,6 +45,7 @@ pub mod scheduler {
 
 pub mod store {
     pub use crate::store::effects::Effects;
+    pub use crate::store::jobs::finish::AttemptInserts;
     pub use crate::store::jobs::{AttemptRecord, ClaimedJob, claim, finish};
     pub use crate::store::transaction_end::{write_directly, write_last};
     pub use crate::store::write_transaction::WriteTransaction;

@@ -42,7 +42,7 @@ pub fn recover_after_crash(
         for job in &interrupted {
             let policy = policies.get(&job.claimed.handler).copied().unwrap_or(&default);
             let record = interrupted_attempt(job, policy);
-            finish::finish(tx, &record)?;
+            finish::finish_single(tx, &record)?;
         }
         Ok(interrupted.len())
     })?;

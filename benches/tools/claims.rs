@@ -16,7 +16,7 @@ use hooktrail::internals::scheduler::HandlerLimits;
 use hooktrail::internals::scheduler::Scheduler;
 use hooktrail::internals::store::events::{self, NewEvent};
 use hooktrail::internals::store::registry::{self, HandlerRegistration};
-use hooktrail::internals::store::{AttemptRecord, ClaimedJob, claim, finish};
+use hooktrail::internals::store::{AttemptInserts, AttemptRecord, ClaimedJob, claim, finish};
 use hooktrail::internals::store::{Effects, WriteTransaction, WriterCache};
 use hooktrail::internals::store::{Store, checkpoint, in_transaction, open};
 use hooktrail::internals::store::{write_directly, write_last};
@@ -114,9 +114,10 @@ impl Database {
         in_transaction(&store.conn, |conn| {
             (cache.now_ms, cache.wall_ms) = (store.clock.now_ms(), hooktrail::internals::wall_ms());
             let (before, mut effects) = (cache.counters, Effects::default());
-            let mut tx = WriteTransaction { conn, cache, effects: &mut effects };
+            let mut tx = WriteTransaction::new(conn, cache, &mut effects);
             write(&mut tx)?;
             write_last(&mut tx, before)?;
+            drop(tx);
             ready.append(&mut effects.ready);
             Ok(())
         })
@@ -131,12 +132,15 @@ impl Database {
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
             ended_handlers.extend(ended.iter().map(|job| job.handler.0));
             ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
+            let outcomes: Vec<AttemptRecord> = ended.iter().map(attempt_record).collect();
             let requests = self.scheduler.plan(self.store.clock.now_ms() * 1000);
             let mut claims = Vec::with_capacity(requests.len());
             self.write(|tx| {
-                for job in &ended {
-                    finish::finish(tx, &attempt_record(job))?;
+                let mut attempts = AttemptInserts::new(tx.conn);
+                for record in &outcomes {
+                    finish::finish(tx, &mut attempts, record)?;
                 }
+                attempts.flush()?;
                 for request in requests {
                     claims.push((request, claim::claim(tx, &request)?));
                 }

@@ -7,6 +7,9 @@ use rusqlite::{CachedStatement, Connection, Statement, ToSql};
 /// left, so it is 1.
 pub(super) const SIZES: [usize; 5] = [32, 16, 8, 4, 1];
 
+/// A row with more bytes is inserted alone, which bounds the memory that the statements keep.
+pub(super) const MAX_BATCHED_BYTES: usize = 16 << 10;
+
 /// The texts of the statements, for each of `SIZES`.
 pub(super) type StatementTexts = [&'static str; SIZES.len()];
 

@@ -5,7 +5,9 @@ use std::borrow::Cow;
 
 use rusqlite::{Connection, params};
 
-use super::batch_insert::{BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts};
+use super::batch_insert::{
+    BatchInsert, BatchRow, MAX_BATCHED_BYTES, RowValues, StatementTexts, statement_texts,
+};
 use super::effects::AlertCondition;
 use super::jobs::transition::{self, PlainJobRow};
 use super::jobs::{JobOrigin, OriginKind, insert};
@@ -60,9 +62,6 @@ impl NewEvent {
 
 /// The number of bytes that cost the writer as much as one row.
 const ROW_BYTES: usize = 4096;
-
-/// An event with more bytes is inserted alone, which bounds the memory that the statements keep.
-const MAX_BATCHED_BYTES: usize = 16 << 10;
 
 impl NewEvent {
     /// Returns the cost of the event for the writer, in rows.

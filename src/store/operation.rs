@@ -5,8 +5,9 @@ use crossbeam_channel::Sender;
 
 use super::events::{self, InsertReply};
 use super::handshakes::{self, HandshakeRecord};
+use super::jobs::finish::{self, AttemptInserts};
 use super::jobs::reevaluate::{self, Reevaluation};
-use super::jobs::{AttemptRecord, ClaimedJob, claim, finish, queue, transition};
+use super::jobs::{AttemptRecord, ClaimedJob, claim, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
 use super::statements::Statements;
@@ -79,7 +80,7 @@ pub enum OperationResult {
     Rejected,
 }
 
-/// Applies one operation.
+/// Applies one operation completely.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
@@ -89,7 +90,7 @@ pub fn apply(tx: &mut WriteTransaction<'_>, op: &Operation) -> rusqlite::Result<
             let jobs = claim::claim(tx, request)?;
             return Ok(OperationResult::Claimed { request: *request, jobs });
         }
-        Operation::Finish(record) => _ = finish::finish(tx, record)?,
+        Operation::Finish(record) => _ = finish::finish_single(tx, record)?,
         Operation::Reevaluate(reevaluation) => reevaluate::apply_reevaluation(tx, reevaluation)?,
         Operation::Promote => {
             transition::promote(tx)?;
@@ -144,6 +145,24 @@ pub(super) enum Isolation {
 }
 
 impl Isolation {
+    /// Applies an operation. The row of an attempt may be inserted only when the caller flushes `attempts`.
+    pub(super) fn apply_operation<'e>(
+        self,
+        tx: &mut WriteTransaction<'_>,
+        attempts: &mut AttemptInserts<'_, 'e>,
+        op: &'e Operation,
+    ) -> rusqlite::Result<OperationResult> {
+        self.apply(tx, |tx| match (self, op) {
+            (Self::Group, Operation::Finish(record)) => {
+                finish::finish(tx, attempts, record).map(|_| OperationResult::Done)
+            }
+            _ => {
+                attempts.flush()?;
+                apply(tx, op)
+            }
+        })
+    }
+
     /// Applies a part of a group. If it is rolled back alone, the effects and the cache are as before.
     pub(super) fn apply(
         self,

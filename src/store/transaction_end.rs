@@ -34,9 +34,10 @@ pub fn write_directly<T>(
         let began_at = Instant::now();
         let mut cache = WriterCache::read(conn, store.clock)?;
         let (before, mut effects) = (cache.counters, Effects::default());
-        let mut tx = WriteTransaction { conn, cache: &mut cache, effects: &mut effects };
+        let mut tx = WriteTransaction::new(conn, &mut cache, &mut effects);
         let result = change(&mut tx, began_at)?;
         write_last(&mut tx, before)?;
+        drop(tx);
         Ok((result, effects))
     })
 }

@@ -27,7 +27,8 @@ use super::events::{self, EventInserts};
 use super::handle::{
     CHANNEL_MESSAGES, Health, WriteRequest, WriterHandle, WriterHealth, WriterMessage,
 };
-use super::operation::{self, Isolation, Operation, OperationResult};
+use super::jobs::finish::AttemptInserts;
+use super::operation::{Isolation, Operation, OperationResult};
 use super::source_counters::{QueueRecount, SourceCounters};
 use super::statements::Statements;
 use super::transaction_end::write_last;
@@ -336,8 +337,9 @@ impl Writer {
         let step = self.begin().and_then(|transaction| {
             let mut effects = Effects::default();
             let conn = &self.store.conn;
-            let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects: &mut effects };
+            let mut tx = WriteTransaction::new(conn, &mut self.cache, &mut effects);
             self.backlog.step(&mut tx)?;
+            drop(tx);
             self.commit(&transaction, &mut effects)?;
             Ok((transaction.has_external_write, effects))
         });
@@ -410,7 +412,7 @@ impl Writer {
         effects: &mut Effects,
     ) -> rusqlite::Result<()> {
         let conn = &self.store.conn;
-        let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects };
+        let mut tx = WriteTransaction::new(conn, &mut self.cache, effects);
         write_last(&mut tx, transaction.counters)?;
         conn.change("COMMIT", [])?;
         self.version = transaction.version;
@@ -429,11 +431,12 @@ impl Writer {
         let transaction = self.begin()?;
         let started_at = Instant::now();
         let conn = &self.store.conn;
-        let mut tx = WriteTransaction { conn, cache: &mut self.cache, effects: &mut *effects };
+        let mut tx = WriteTransaction::new(conn, &mut self.cache, effects);
+        let (mut events, mut attempts) = (EventInserts::new(conn), AttemptInserts::new(conn));
         for op in &self.retry_queue {
-            results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
+            results.push(isolation.apply_operation(&mut tx, &mut attempts, op)?);
         }
-        let (mut inserts, mut written) = (EventInserts::new(conn), 0);
+        let mut written = 0;
         for message in group {
             if written > 0 && started_at.elapsed() > MAX_GROUP_TIME {
                 break;
@@ -445,7 +448,7 @@ impl Writer {
                         results.push(isolation.apply(&mut tx, |tx| {
                             let reply = match isolation {
                                 Isolation::Group => {
-                                    events::insert_event(tx, &mut inserts, new_event)
+                                    events::insert_event(tx, &mut events, new_event)
                                 }
                                 Isolation::Savepoints => events::insert_single_event(tx, new_event),
                             };
@@ -454,13 +457,17 @@ impl Writer {
                     }
                 }
                 WriteRequest::Operation(op) => {
-                    inserts.flush()?;
-                    results.push(isolation.apply(&mut tx, |tx| operation::apply(tx, op))?);
+                    // An outcome reads no rows of a new event.
+                    if !matches!(op, Operation::Finish(_)) {
+                        events.flush()?;
+                    }
+                    results.push(isolation.apply_operation(&mut tx, &mut attempts, op)?);
                 }
             }
         }
-        inserts.flush()?;
-        drop(inserts);
+        events.flush()?;
+        attempts.flush()?;
+        drop((tx, events, attempts));
         self.commit(&transaction, effects)?;
         Ok((transaction.has_external_write, written))
     }

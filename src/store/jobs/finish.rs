@@ -1,63 +1,139 @@
 //! Outcomes: the attempt's row, the new state of its job, and the handler's circuit breaker.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
+use super::super::batch_insert::{
+    BatchInsert, BatchRow, MAX_BATCHED_BYTES, RowValues, StatementTexts, statement_texts,
+};
 use super::super::breaker;
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::{AttemptRecord, JobOrigin, VersionKey, keys, load_current_claim, transition};
-use crate::domain::Outcome;
 use crate::domain::job::JobState;
+use crate::domain::{NextStep, Outcome};
 
-/// Writes an outcome and updates the job, if the claim is current: the job succeeds, waits for a retry,
-/// becomes dead or is cancelled. Returns its state. If the claim is no longer current, nothing changes.
-///
-/// # Errors
-/// The write failed.
-pub fn finish(
-    tx: &mut WriteTransaction<'_>,
-    record: &AttemptRecord,
-) -> rusqlite::Result<Option<JobState>> {
-    let Some(current) = load_current_claim(tx.conn, record.claim)? else {
-        breaker::end_probe(tx.cache, record.handler, record.is_probe, tx.effects);
-        return Ok(None);
-    };
-    let (state, wait_ms) = transition::finish(tx, record, &current)?;
-    insert_attempt(tx, record, wait_ms.map(|wait_ms| record.ended_at_ms + wait_ms))?;
-    breaker::on_attempt(tx, record)?;
-    if matches!(state, JobState::Succeeded) {
-        let AttemptRecord { handler, source, claim, .. } = *record;
-        tx.cache.blocks.add_success(tx.conn, handler, source, claim.job.0)?;
-        if let Some((key, value)) = current.ordering_key.zip(current.version) {
-            keys::record_version(tx.conn, handler, &VersionKey { key, value }, claim.job)?;
-        }
-    }
-    Ok(Some(state))
+/// Rows of `attempts` that are inserted together. A caller that reads the table calls `flush` first.
+pub struct AttemptInserts<'c, 'e>(BatchInsert<'c, AttemptRow<'e>>);
+
+/// A row of `attempts`.
+struct AttemptRow<'e> {
+    id: i64,
+    record: &'e AttemptRecord,
+    next_at_ms: Option<i64>,
 }
 
-/// Inserts the row of a finished attempt.
-fn insert_attempt(
-    tx: &mut WriteTransaction<'_>,
-    record: &AttemptRecord,
-    next_at: Option<i64>,
-) -> rusqlite::Result<()> {
-    let id = tx.cache.counters.attempt + 1;
-    tx.conn.change(
-        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at,
-           stdout, stderr) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        params![
-            id,
+impl BatchRow for AttemptRow<'_> {
+    const STATEMENTS: StatementTexts = statement_texts!(
+        "attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at, stdout, stderr)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    );
+
+    fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()> {
+        let record = self.record;
+        values.bind(params![
+            self.id,
             record.claim.job,
             record.claim.attempt,
             record.outcome.name(),
             record.detail,
             record.ended_at_ms,
             record.duration_ms,
-            next_at,
+            self.next_at_ms,
             non_empty(&record.stdout),
             non_empty(&record.stderr),
-        ],
-    )?;
+        ])
+    }
+}
+
+impl<'c, 'e> AttemptInserts<'c, 'e> {
+    pub fn new(conn: &'c Connection) -> Self {
+        Self(BatchInsert::new(conn))
+    }
+
+    /// Inserts the rows that are not inserted yet.
+    ///
+    /// # Errors
+    /// The write failed. The caller rolls the transaction back.
+    pub fn flush(&mut self) -> rusqlite::Result<()> {
+        self.0.flush()
+    }
+
+    fn push(&mut self, row: AttemptRow<'e>) -> rusqlite::Result<()> {
+        // A statement keeps its values until the end of the group.
+        let AttemptRecord { stdout, stderr, .. } = row.record;
+        let is_large = stdout.len() + stderr.len() > MAX_BATCHED_BYTES;
+        if is_large {
+            self.flush()?;
+        }
+        self.0.push(row)?;
+        if is_large { self.flush() } else { Ok(()) }
+    }
+}
+
+/// Writes one outcome, in a transaction without other outcomes.
+///
+/// # Errors
+/// The write failed. The caller rolls the transaction back.
+pub fn finish_single(
+    tx: &mut WriteTransaction<'_>,
+    record: &AttemptRecord,
+) -> rusqlite::Result<Option<JobState>> {
+    let mut attempts = AttemptInserts::new(tx.conn);
+    let new_state = finish(tx, &mut attempts, record)?;
+    attempts.flush()?;
+    Ok(new_state)
+}
+
+/// Writes an outcome and updates the job, if the claim is current: the job succeeds, waits for a retry,
+/// becomes dead or is cancelled. Returns its state. If the claim is no longer current, nothing changes. The
+/// row of the attempt may be inserted only when the caller flushes `attempts`.
+///
+/// # Errors
+/// The write failed. The caller rolls the transaction back.
+pub fn finish<'e>(
+    tx: &mut WriteTransaction<'_>,
+    attempts: &mut AttemptInserts<'_, 'e>,
+    record: &'e AttemptRecord,
+) -> rusqlite::Result<Option<JobState>> {
+    if matches!(record.next, NextStep::Succeeded) && transition::succeed_plain(tx, record)? {
+        insert_attempt(tx, attempts, record, None)?;
+        breaker::on_attempt(tx, record)?;
+        add_success(tx, record)?;
+        return Ok(Some(JobState::Succeeded));
+    }
+    let Some(current) = load_current_claim(tx.conn, record.claim)? else {
+        breaker::end_probe(tx.cache, record.handler, record.is_probe, tx.effects);
+        return Ok(None);
+    };
+    let (state, wait_ms) = transition::finish(tx, record, &current)?;
+    let next_at_ms = wait_ms.map(|wait_ms| record.ended_at_ms + wait_ms);
+    insert_attempt(tx, attempts, record, next_at_ms)?;
+    breaker::on_attempt(tx, record)?;
+    if matches!(state, JobState::Succeeded) {
+        add_success(tx, record)?;
+        if let Some((key, value)) = current.ordering_key.zip(current.version) {
+            let version = VersionKey { key, value };
+            keys::record_version(tx.conn, record.handler, &version, record.claim.job)?;
+        }
+    }
+    Ok(Some(state))
+}
+
+/// Adds a job that succeeded to the block index.
+fn add_success(tx: &mut WriteTransaction<'_>, record: &AttemptRecord) -> rusqlite::Result<()> {
+    let AttemptRecord { handler, source, claim, .. } = *record;
+    tx.cache.blocks.add_success(tx.conn, handler, source, claim.job.0)
+}
+
+/// Inserts the row of a finished attempt.
+fn insert_attempt<'e>(
+    tx: &mut WriteTransaction<'_>,
+    attempts: &mut AttemptInserts<'_, 'e>,
+    record: &'e AttemptRecord,
+    next_at_ms: Option<i64>,
+) -> rusqlite::Result<()> {
+    let id = tx.cache.counters.attempt + 1;
+    attempts.push(AttemptRow { id, record, next_at_ms })?;
     tx.cache.counters.attempt = id;
     let AttemptRecord { source, handler, outcome, duration_ms, .. } = *record;
     tx.cache.blocks.add_attempt(tx.conn, handler, source, id)?;

@@ -403,13 +403,14 @@ pub(in crate::store) fn claim(
          WHERE {IS_READY} AND handler = ?1 AND {IS_INDEXED} ORDER BY id LIMIT ?2"
     );
     let max_jobs = i64::try_from(max_jobs).unwrap_or(i64::MAX);
-    let mut claimed: Vec<VersionedClaim> = tx.conn.list(select, (handler, max_jobs), |row| {
+    let rows = tx.held.get(select)?.query_map((handler, max_jobs), |row| {
         let (version, key): (Option<String>, _) = (row.get(10)?, row.get(11)?);
         let version_key = version.zip(key).map(|(value, key)| VersionKey { key, value });
         Ok((ClaimedJob::read(row, tx.cache)?, version_key))
     })?;
+    let mut claimed: Vec<VersionedClaim> = rows.collect::<rusqlite::Result<_>>()?;
     // One `UPDATE` of all with `RETURNING` would fill two temporary tables, which takes longer than a claim.
-    let mut update = tx.conn.prepare_cached(formatcp!(
+    let update = tx.held.get(formatcp!(
         "UPDATE jobs SET state = {RUNNING}, attempt = ?2, started_at = ?3 WHERE id = ?1"
     ))?;
     for (job, _) in &mut claimed {
@@ -435,6 +436,21 @@ pub(in crate::store) fn outdate(
         params![job.claim.job, tx.cache.wall_ms, format!("older than job {newer}")],
     )?;
     release_next(tx, job.handler, Some(key))
+}
+
+/// Ends a successful attempt if its claim is current and the job has no ordering key: then nothing else depends
+/// on it, and one statement is enough. Otherwise changes nothing and returns false.
+pub(in crate::store) fn succeed_plain(
+    tx: &mut WriteTransaction<'_>,
+    record: &AttemptRecord,
+) -> rusqlite::Result<bool> {
+    let update = tx.held.get(formatcp!(
+        "UPDATE jobs SET state = {SUCCEEDED}, crashes = ?3, ended_at = ?4, started_at = NULL,
+           cancel_reason = NULL
+         WHERE id = ?1 AND attempt = ?2 AND {IS_RUNNING} AND ordering_key IS NULL"
+    ))?;
+    let AttemptRecord { claim, crashes, ended_at_ms, .. } = record;
+    Ok(update.execute(params![claim.job, claim.attempt, crashes, ended_at_ms])? == 1)
 }
 
 /// Ends the attempt of a running job whose claim is current. Returns its state, and the wait until the next

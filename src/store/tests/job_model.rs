@@ -227,13 +227,14 @@ impl Model {
         let before = format!("{:?}", self.db.cache.counters);
         let mut group = Effects::default();
         let (conn, cache) = (&self.db.store.conn, &mut self.db.cache);
-        let mut tx = WriteTransaction { conn, cache, effects: &mut group };
+        let mut tx = WriteTransaction::new(conn, cache, &mut group);
         let result = Isolation::Savepoints
             .apply(&mut tx, |tx| {
                 change(tx).unwrap();
                 Err(tx.conn.execute("INSERT INTO events (id) VALUES (1)", []).unwrap_err())
             })
             .unwrap();
+        drop(tx);
         assert!(matches!(result, OperationResult::Rejected));
         assert_eq!(format!("{:?}", self.db.cache.counters), before);
         assert!(group.queued.is_empty() && group.ready.is_empty());

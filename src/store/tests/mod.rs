@@ -133,10 +133,11 @@ impl TestStore {
         change: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
     ) -> T {
         let Self { store, cache, effects, .. } = self;
-        let mut tx = WriteTransaction { conn: &store.conn, cache, effects };
+        let mut tx = WriteTransaction::new(&store.conn, cache, effects);
         let result = change(&mut tx).unwrap();
         let before = tx.cache.counters;
         write_last(&mut tx, before).unwrap();
+        drop(tx);
         self.effects.minute_counts = MinuteCounts::default();
         self.cache.apply_deferred(&std::mem::take(&mut self.effects.deferred));
         result
@@ -204,7 +205,7 @@ impl TestStore {
             breaker: self.breaker,
             crashes: 0,
         };
-        self.change(|tx| finish::finish(tx, &record))
+        self.change(|tx| finish::finish_single(tx, &record))
     }
 
     /// Runs the next job with this result and returns its id.
