@@ -229,20 +229,30 @@ CREATE TABLE jobs (
   debounce_key BLOB,
   burst_started_at INTEGER,
   reevaluation INTEGER,
-  CHECK (state BETWEEN -1 AND 6),
-  CHECK ((due_at IS NOT NULL) = (state = 1) AND (wait_ms IS NOT NULL) = (state = 1)),
-  CHECK ((started_at IS NOT NULL) = (state = 2)),
-  CHECK (cancel_reason IS NULL OR state = 2),
-  -- Not `state IN (3, 4, 5)`: SQLite would make a temporary table of three values for each INSERT and UPDATE.
-  CHECK ((ended_at IS NOT NULL) = (state BETWEEN 3 AND 5)),
-  CHECK (reason IS NOT NULL OR state NOT IN (4, 5)),
+  -- The columns of each state, the most frequent state first. One CASE takes less time than a condition for
+  -- each column. Not `state IN (…)` with three values: SQLite makes a temporary table of them for each INSERT
+  -- and UPDATE.
+  CHECK (CASE state
+    WHEN 0 THEN coalesce(due_at, wait_ms, started_at, ended_at, cancel_reason) IS NULL
+    WHEN 2 THEN started_at IS NOT NULL AND coalesce(due_at, wait_ms, ended_at) IS NULL
+    WHEN 3 THEN ended_at IS NOT NULL AND coalesce(due_at, wait_ms, started_at, cancel_reason) IS NULL
+    WHEN 4 THEN ended_at IS NOT NULL AND reason IS NOT NULL
+      AND coalesce(due_at, wait_ms, started_at, cancel_reason) IS NULL
+    WHEN 5 THEN ended_at IS NOT NULL AND reason IS NOT NULL
+      AND coalesce(due_at, wait_ms, started_at, cancel_reason) IS NULL
+    WHEN 1 THEN due_at IS NOT NULL AND wait_ms IS NOT NULL
+      AND coalesce(started_at, ended_at, cancel_reason) IS NULL
+    WHEN -1 THEN coalesce(due_at, wait_ms, started_at, ended_at, cancel_reason) IS NULL
+    WHEN 6 THEN coalesce(due_at, wait_ms, started_at, ended_at, cancel_reason) IS NULL
+    ELSE 0 END),
   CHECK (attempt >= failures AND failures >= 0)
 );
 -- All jobs but succeeded and unreleased ones. Claims, queue depths and lists read this index alone, without the
 -- rows. One index for all states costs an insert less than one for each state. SQLite uses it only for a query
 -- that has the same condition.
 CREATE INDEX jobs_by_state ON jobs (state, handler, id, source, attempt) WHERE state NOT IN (3, 6);
-CREATE INDEX jobs_waiting ON jobs (due_at) WHERE state = 1;
+-- Its condition does not name the state, so a claim and a success leave it alone.
+CREATE INDEX jobs_waiting ON jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX jobs_dead ON jobs (id) WHERE state = 4;
 CREATE INDEX jobs_appended ON jobs (appended_to, state) WHERE appended_to IS NOT NULL;
 CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)

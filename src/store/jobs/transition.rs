@@ -33,7 +33,8 @@ const UNRELEASED: i64 = JobState::Unreleased.code();
 
 pub(in crate::store) const IS_BLOCKED: &str = formatcp!("state = {BLOCKED}");
 pub(in crate::store) const IS_READY: &str = formatcp!("state = {READY}");
-pub(in crate::store) const IS_SCHEDULED: &str = formatcp!("state = {SCHEDULED}");
+/// The condition of the index `jobs_waiting`: only scheduled jobs have `due_at`.
+pub(in crate::store) const IS_SCHEDULED: &str = "due_at IS NOT NULL";
 pub(in crate::store) const IS_RUNNING: &str = formatcp!("state = {RUNNING}");
 pub(in crate::store) const IS_SUCCEEDED: &str = formatcp!("state = {SUCCEEDED}");
 pub(in crate::store) const IS_DEAD: &str = formatcp!("state = {DEAD}");
@@ -389,6 +390,13 @@ pub(in crate::store) fn promote(tx: &mut WriteTransaction<'_>) -> rusqlite::Resu
     Ok(())
 }
 
+/// Makes ready jobs with consecutive ids running. `OR FAIL`: after an error, the caller rolls back its
+/// transaction or savepoint, so SQLite does not have to be able to undo the statement alone.
+pub(in crate::store) const SET_RUNNING: &str = formatcp!(
+    "UPDATE OR FAIL jobs SET state = {RUNNING}, attempt = attempt + 1, started_at = ?3
+     WHERE id BETWEEN ?1 AND ?2"
+);
+
 /// A claimed job, with its version if it has one.
 pub(in crate::store) type VersionedClaim = (ClaimedJob, Option<VersionKey>);
 
@@ -410,13 +418,19 @@ pub(in crate::store) fn claim(
     })?;
     let mut claimed: Vec<VersionedClaim> = rows.collect::<rusqlite::Result<_>>()?;
     // One `UPDATE` of all with `RETURNING` would fill two temporary tables, which takes longer than a claim.
-    let update = tx.held.get(formatcp!(
-        "UPDATE jobs SET state = {RUNNING}, attempt = ?2, started_at = ?3 WHERE id = ?1"
-    ))?;
-    for (job, _) in &mut claimed {
-        job.claim.attempt += 1;
-        update.execute(params![job.claim.job, job.claim.attempt, tx.cache.wall_ms])?;
-        tx.effects.adjust_queued(job.source, -1);
+    let update = tx.held.get(SET_RUNNING)?;
+    let is_next = |(job, _): &VersionedClaim, (next, _): &VersionedClaim| {
+        next.claim.job.0 == job.claim.job.0 + 1
+    };
+    for jobs in claimed.chunk_by_mut(is_next) {
+        let [first, last] =
+            [jobs.first(), jobs.last()].map(|job| job.map(|(job, _)| job.claim.job));
+        let changed = update.execute(params![first, last, tx.cache.wall_ms])?;
+        debug_assert_eq!(changed, jobs.len());
+        for (job, _) in jobs {
+            job.claim.attempt += 1;
+            tx.effects.adjust_queued(job.source, -1);
+        }
     }
     Ok(claimed)
 }

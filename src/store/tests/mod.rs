@@ -33,6 +33,7 @@ mod alerts;
 mod breaker;
 mod dedupe;
 mod deferred;
+mod groups;
 mod job_keys;
 mod job_model;
 mod migration;
@@ -188,8 +189,17 @@ impl TestStore {
         result: (Outcome, bool),
         next: NextStep,
     ) -> Option<JobState> {
-        let (outcome, is_permanent) = result;
-        let record = AttemptRecord {
+        let record = self.attempt_record(job, result, next);
+        self.change(|tx| finish::finish_single(tx, &record))
+    }
+
+    fn attempt_record(
+        &self,
+        job: &ClaimedJob,
+        (outcome, is_permanent): (Outcome, bool),
+        next: NextStep,
+    ) -> AttemptRecord {
+        AttemptRecord {
             claim: job.claim,
             handler: job.handler,
             source: job.source,
@@ -204,8 +214,7 @@ impl TestStore {
             is_probe: job.is_probe,
             breaker: self.breaker,
             crashes: 0,
-        };
-        self.change(|tx| finish::finish_single(tx, &record))
+        }
     }
 
     /// Runs the next job with this result and returns its id.
