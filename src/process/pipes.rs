@@ -4,6 +4,7 @@
 //! for any output of the process.
 
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -100,17 +101,18 @@ impl LineSplitter {
 /// Reads the available bytes without waiting. Closes the descriptor once the other end is closed.
 pub(super) fn read_some(source: &mut Option<OwnedFd>, on_bytes: &mut dyn FnMut(&[u8])) {
     let Some(fd) = source else { return };
-    let mut buffer = [0_u8; 16 << 10];
+    // Not initialised: most reads find nothing, and clearing the buffer would cost more than they do.
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
     let mut remaining = MAX_READ_BYTES;
     while remaining > 0 {
         match rustix::io::read(&*fd, &mut buffer[..]) {
-            Ok(count) if count > 0 => {
-                on_bytes(&buffer[..count]);
+            Ok((bytes, unused)) if !bytes.is_empty() => {
+                on_bytes(bytes);
                 // A short read means that the pipe is empty.
-                if count < buffer.len() {
+                if !unused.is_empty() {
                     return;
                 }
-                remaining = remaining.saturating_sub(count);
+                remaining = remaining.saturating_sub(bytes.len());
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return,
