@@ -79,9 +79,9 @@ pub fn finish_single(
     record: &AttemptRecord,
 ) -> rusqlite::Result<Option<JobState>> {
     let mut attempts = AttemptInserts::new(tx.conn);
-    let new_state = finish(tx, &mut attempts, record)?;
+    let state_after = finish(tx, &mut attempts, record)?;
     attempts.flush()?;
-    Ok(new_state)
+    Ok(state_after)
 }
 
 /// Writes an outcome and updates the job, if the claim is current: the job succeeds, waits for a retry,
