@@ -197,6 +197,7 @@ CREATE INDEX duplicates_event ON duplicates (event);
 -- crashes: consecutive server crashes during this job; 0 if the last attempt ended normally.
 -- due_at: when a scheduled job becomes ready (database clock). wait_ms: the wait that was chosen; a start of the
 --   server limits due_at by it.
+-- started_at: when the attempt started (wall clock); 0 if the job was prefetched, because nobody writes its start.
 -- cancel_reason: why a running job must stop.
 -- item: number of the item, from 1. replay: the replay that made the job. appended_to: the event, if the job was
 --   inserted after its event.

@@ -50,10 +50,18 @@ pub fn recover_after_crash(
     Ok(interrupted)
 }
 
-/// The record of an attempt that the crash interrupted.
+/// The record of an attempt that the crash interrupted. A prefetched job may not have started, so the crash does
+/// not count against it.
 fn interrupted_attempt(job: &InterruptedJob, policy: &Retry) -> AttemptRecord {
-    let crashes = job.crashes.saturating_add(1);
-    let detail = if job.is_cancelled { "cancelled" } else { "the server ended while it ran" };
+    let crashes = match job.started_at_ms {
+        Some(_) => job.crashes.saturating_add(1),
+        None => job.crashes,
+    };
+    let detail = match job.started_at_ms {
+        _ if job.is_cancelled => "cancelled",
+        Some(_) => "the server ended while it ran",
+        None => "the server ended before it started, or while it ran",
+    };
     let result = AttemptResult::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     let history =
@@ -65,7 +73,7 @@ fn interrupted_attempt(job: &InterruptedJob, policy: &Retry) -> AttemptRecord {
         result,
         next,
         now_ms,
-        ms(now_ms - job.started_at_ms),
+        job.started_at_ms.map_or(Duration::ZERO, |started_at_ms| ms(now_ms - started_at_ms)),
         crashes,
     )
 }

@@ -6,6 +6,7 @@
 //! that got fewer jobs than it asked for clears it. The writer reports both in the order of its
 //! commits, so no wake-up is missed.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use self::handler_schedule::{HandlerLimits, HandlerSchedule};
@@ -13,6 +14,7 @@ use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 
 pub mod handler_schedule;
+mod prefetch;
 pub mod rate_limiter;
 pub mod retry;
 
@@ -25,6 +27,9 @@ pub struct ScheduledHandler {
 
 /// The handlers of a configuration.
 pub type HandlerTable = HashMap<HandlerId, ScheduledHandler>;
+
+/// The smallest key gets the next thread.
+type SortKey = ((Reverse<i64>, usize), HandlerId);
 
 /// The schedules of all handlers and the number of busy threads. All times are microseconds on the
 /// database clock.
@@ -107,9 +112,9 @@ impl Scheduler {
     }
 
     /// Records a claim that could not be written.
-    pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
+    pub fn record_failed_claim(&mut self, request: &ClaimRequest, now_us: i64) {
         self.busy -= request.thread_count(request.max_jobs);
-        self.schedule(request.handler).record_failed_claim(request);
+        self.schedule(request.handler).record_failed_claim(request, now_us);
     }
 
     /// Records that a thread is free. The outcomes of its jobs are already in the writer's queue, ahead
@@ -117,6 +122,76 @@ impl Scheduler {
     pub fn release_thread(&mut self, handler: HandlerId) {
         self.busy -= 1;
         self.schedule(handler).busy -= 1;
+    }
+
+    /// Records how long a job took.
+    pub fn record_duration(&mut self, handler: HandlerId, duration_us: i64) {
+        self.schedule(handler).prefetch.record_duration(duration_us);
+    }
+
+    /// Records that prefetched jobs started or returned to the queue.
+    pub fn remove_prefetched(&mut self, handler: HandlerId, jobs: usize, now_us: i64) {
+        self.schedule(handler).prefetch.remove(jobs, now_us);
+    }
+
+    /// Returns the handlers with prefetched jobs.
+    pub fn prefetching(&self) -> Vec<HandlerId> {
+        let has_jobs =
+            |(_, schedule): &(&HandlerId, &HandlerSchedule)| schedule.prefetch.has_jobs();
+        self.handlers.iter().filter(has_jobs).map(|(&handler, _)| handler).collect()
+    }
+
+    /// Returns the handlers whose prefetched jobs must return to the queue: they may not start any more, or have
+    /// waited for too long.
+    pub fn prefetches_to_return(&mut self, now_us: i64) -> Vec<HandlerId> {
+        let mut handlers = Vec::new();
+        for (&handler, schedule) in &mut self.handlers {
+            let Some(return_at_us) = schedule.prefetch.return_at_us() else { continue };
+            if !schedule.allows_prefetch() {
+                handlers.push(handler);
+            } else if return_at_us <= now_us {
+                schedule.prefetch.record_stall();
+                handlers.push(handler);
+            }
+        }
+        handlers
+    }
+
+    /// Plans which jobs to prefetch. Returns the handlers whose threads may go on with prefetched jobs, and the claims
+    /// to make. Both only for handlers that would get back a thread that they release now. Must be called after `plan`.
+    pub fn plan_prefetch(&mut self, now_us: i64) -> (Vec<HandlerId>, Vec<ClaimRequest>) {
+        let (mut open, mut requests) = (Vec::new(), Vec::new());
+        let is_candidate = |schedule: &HandlerSchedule| {
+            schedule.busy > 0 && schedule.allows_prefetch() && schedule.is_within_concurrency()
+        };
+        if !self.handlers.values().any(is_candidate) {
+            return (open, requests);
+        }
+        let next = self.next_handler(now_us);
+        for (&handler, schedule) in &mut self.handlers {
+            let (Reverse(priority), busy) = schedule.sort_key();
+            let key = ((Reverse(priority), busy.saturating_sub(1)), handler);
+            if is_candidate(schedule) && next.is_none_or(|next| key <= next) {
+                open.push(handler);
+                requests.extend(schedule.prefetch_request(handler, now_us));
+            }
+        }
+        (open, requests)
+    }
+
+    /// Returns the key of the handler that waits for a thread and would get the next one. `None` if none waits.
+    fn next_handler(&mut self, now_us: i64) -> Option<SortKey> {
+        if self.busy < self.threads {
+            return None;
+        }
+        let mut keys = Vec::new();
+        for (&handler, schedule) in &mut self.handlers {
+            schedule.begin_plan(now_us);
+            if schedule.may_start() {
+                keys.push((schedule.sort_key(), handler));
+            }
+        }
+        keys.into_iter().min()
     }
 
     /// The number of threads that run jobs or for which a claim is in flight.
@@ -154,10 +229,12 @@ impl Scheduler {
 
     /// Returns the earliest time at which a plan can change without any other event.
     pub fn next_us(&self) -> Option<i64> {
-        if self.busy >= self.threads {
-            return None;
-        }
-        self.handlers.values().filter_map(HandlerSchedule::due_us).min()
+        let has_free_thread = self.busy < self.threads;
+        let next_us = |schedule: &HandlerSchedule| {
+            let due_us = schedule.due_us().filter(|_| has_free_thread);
+            [due_us, schedule.prefetch.return_at_us()].into_iter().flatten().min()
+        };
+        self.handlers.values().filter_map(next_us).min()
     }
 
     fn schedule(&mut self, handler: HandlerId) -> &mut HandlerSchedule {

@@ -2,7 +2,7 @@
 //! running jobs, by which they can be stopped.
 //!
 //! A worker never waits for the store. It sends the outcome to the writer, which commits it together
-//! with the claim of the next job for this thread.
+//! with the claim of the next job for this thread. If that job was prefetched, it starts at once.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -178,8 +178,10 @@ pub fn start(threads: usize, context: &WorkerContext) -> std::io::Result<Vec<Joi
         let context = context.clone();
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
             let mut reusable_token = None;
-            while let Ok(claimed) = context.assignments.recv() {
-                run_assignment(&context, claimed, &mut reusable_token);
+            while let Ok(mut claimed) = context.assignments.recv() {
+                while let Some(next) = run_assignment(&context, claimed, &mut reusable_token) {
+                    claimed = vec![next];
+                }
             }
         })
     };
@@ -199,13 +201,14 @@ fn give_back(context: &WorkerContext, claimed: &[ClaimedJob], reason: &str) {
     }
 }
 
-/// Runs an assignment to its end, with the handler's present settings.
+/// Runs an assignment to its end, with the handler's present settings. Returns the thread's next job if one was
+/// prefetched.
 fn run_assignment(
     context: &WorkerContext,
     mut claimed: Assignment,
     reusable_token: &mut Option<CancelToken>,
-) {
-    let Some(id) = claimed.first().map(|job| job.handler) else { return };
+) -> Option<ClaimedJob> {
+    let id = claimed.first()?.handler;
     let handler = context.handlers.load().get(&id).cloned();
     let Some(handler) = handler else {
         give_back(context, &claimed, "its handler was removed from the configuration");
@@ -215,18 +218,24 @@ fn run_assignment(
         let others = claimed.split_off(1);
         give_back(context, &others, "its handler no longer runs in batch mode");
     }
-    run_jobs(context, &claimed, &handler, reusable_token);
+    if let [job] = claimed.as_slice()
+        && let Some(reason) = context.task_builder.start_obstacle(job)
+    {
+        let record = AttemptRecord::not_started(job, reason, clock::wall_ms());
+        return context.writer.release_worker(Some(Operation::Finish(Box::new(record))), id);
+    }
+    run_jobs(context, &claimed, &handler, reusable_token)
 }
 
 /// Runs claimed jobs to their end. Each outcome of a batch is sent as soon as it is known. The outcome of
-/// a single job is sent together with the message that this thread is free. `reusable_token` is the
-/// cancel token of the assignment before.
+/// a single job is sent together with the message that this thread has ended it. `reusable_token` is the
+/// cancel token of the assignment before. Returns the thread's next job if one was prefetched.
 fn run_jobs(
     context: &WorkerContext,
     claimed: &[ClaimedJob],
     handler: &Arc<HandlerRuntime>,
     reusable_token: &mut Option<CancelToken>,
-) {
+) -> Option<ClaimedJob> {
     let started = Instant::now();
     let mut unfinished: Vec<Option<&ClaimedJob>> = claimed.iter().map(Some).collect();
     let mut last = None;
@@ -270,9 +279,7 @@ fn run_jobs(
     for index in 0..claimed.len() {
         on_complete(index, JobCompletion::Ended(missing_result.clone()));
     }
-    if let Some(job) = claimed.first() {
-        context.writer.release_worker(last, job.handler);
-    }
+    context.writer.release_worker(last, claimed.first()?.handler)
 }
 
 /// Decides the next step after an attempt, and builds its record.
@@ -444,6 +451,7 @@ mod tests {
             replay: 0,
             should_reevaluate: false,
             is_probe: false,
+            is_prefetched: false,
         }
     }
 

@@ -88,7 +88,13 @@ impl Database {
             Ok(())
         })?;
         let mut scheduler = Scheduler::new(THREADS);
-        let limits = HandlerLimits { priority: 0, concurrency: THREADS, rate: None, batch: None };
+        let limits = HandlerLimits {
+            priority: 0,
+            concurrency: THREADS,
+            rate: None,
+            batch: None,
+            should_prefetch: false,
+        };
         let limits = (1..=HANDLERS).map(|handler| (HandlerId(handler), limits));
         scheduler.configure(&limits.collect::<HashMap<_, _>>());
         scheduler.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());

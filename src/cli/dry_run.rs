@@ -292,6 +292,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
         replay: 0,
         should_reevaluate: false,
         is_probe: false,
+        is_prefetched: false,
     };
     let mut all_succeeded = true;
     match builder.reevaluate(&claimed(None), &runtime, &event) {

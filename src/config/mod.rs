@@ -304,6 +304,8 @@ pub struct Handler {
     pub breaker: Breaker,
     pub priority: i64,
     pub concurrency: usize,
+    /// The next short jobs are claimed while the threads of the handler are busy.
+    pub should_prefetch: bool,
     pub timeout: Duration,
     pub max_output_bytes: usize,
     pub retry: Retry,

@@ -12,6 +12,8 @@ pub struct ClaimRequest {
     pub is_one_batch: bool,
     /// The handler's circuit breaker is open, and this job is the probe.
     pub is_probe: bool,
+    /// The jobs wait for threads that are still busy with jobs of the same handler.
+    pub is_prefetch: bool,
     /// With `rate_limit`: the interval between two starts. The store saves the time of the next allowed
     /// start, so that the next process respects it.
     pub min_interval_ms: Option<i64>,
@@ -20,6 +22,10 @@ pub struct ClaimRequest {
 impl ClaimRequest {
     /// Returns how many threads `jobs` claimed jobs occupy.
     pub fn thread_count(&self, jobs: usize) -> usize {
-        if self.is_one_batch { jobs.min(1) } else { jobs }
+        match self {
+            Self { is_prefetch: true, .. } => 0,
+            Self { is_one_batch: true, .. } => jobs.min(1),
+            _ => jobs,
+        }
     }
 }

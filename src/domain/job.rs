@@ -30,7 +30,7 @@ pub enum JobState {
     Ready = 0,
     /// Waits until its due time: for a retry, or until `debounce` is over.
     Scheduled = 1,
-    /// A worker runs an attempt.
+    /// A worker runs an attempt, or will do so as soon as it has ended one of the same handler (prefetch).
     Running = 2,
     Succeeded = 3,
     /// Hooktrail gave up. A person may retry or dismiss the job.

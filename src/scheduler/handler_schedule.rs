@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use super::prefetch::Prefetch;
 use super::rate_limiter::RateLimiter;
 use crate::config::{self, Batch, Rate};
 use crate::domain::HandlerId;
@@ -19,6 +20,7 @@ pub struct HandlerLimits {
     pub concurrency: usize,
     pub rate: Option<Rate>,
     pub batch: Option<BatchPolicy>,
+    pub should_prefetch: bool,
 }
 
 /// `batch_size` and `batch_wait` of a handler.
@@ -36,6 +38,7 @@ impl HandlerLimits {
             concurrency: handler.concurrency,
             rate: handler.rate_limit,
             batch: handler.batch().map(policy),
+            should_prefetch: handler.should_prefetch,
         }
     }
 }
@@ -74,6 +77,7 @@ pub(super) struct HandlerSchedule {
     has_claim_in_flight: bool,
     /// How many more threads the current plan may give to this handler.
     threads_left: usize,
+    pub prefetch: Prefetch,
 }
 
 impl Default for HandlerSchedule {
@@ -88,6 +92,7 @@ impl Default for HandlerSchedule {
             batch_progress: BatchProgress::default(),
             has_claim_in_flight: false,
             threads_left: 0,
+            prefetch: Prefetch::default(),
         }
     }
 }
@@ -135,6 +140,13 @@ impl HandlerSchedule {
     }
 
     pub fn record_claim(&mut self, request: &ClaimRequest, claimed_count: usize, now_us: i64) {
+        if request.is_prefetch {
+            self.prefetch.remove(request.max_jobs - claimed_count, now_us);
+            // If the circuit breaker has opened meanwhile, the claim got no job, but there may be ready jobs.
+            self.may_have_ready_jobs &=
+                claimed_count == request.max_jobs || self.open_circuit.is_some();
+            return;
+        }
         self.busy -= request.thread_count(request.max_jobs) - request.thread_count(claimed_count);
         self.has_claim_in_flight = false;
         if let Some(rate_limiter) = &mut self.rate_limiter {
@@ -152,7 +164,10 @@ impl HandlerSchedule {
         self.batch_progress = BatchProgress::default();
     }
 
-    pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
+    pub fn record_failed_claim(&mut self, request: &ClaimRequest, now_us: i64) {
+        if request.is_prefetch {
+            return self.prefetch.remove(request.max_jobs, now_us);
+        }
         self.busy -= request.thread_count(request.max_jobs);
         self.has_claim_in_flight = false;
         if let Some(open_circuit) = &mut self.open_circuit {
@@ -213,7 +228,39 @@ impl HandlerSchedule {
             max_jobs: jobs,
             is_one_batch: batch.is_some(),
             is_probe: is_probing,
+            is_prefetch: false,
             min_interval_ms: interval_ms,
+        })
+    }
+
+    /// Returns whether prefetched jobs may start as soon as a thread of the handler is free. A rate limit, a batch and
+    /// an open circuit breaker decide later what may start.
+    pub fn allows_prefetch(&self) -> bool {
+        let can_prefetch = |limits: HandlerLimits| {
+            limits.should_prefetch && limits.rate.is_none() && limits.batch.is_none()
+        };
+        self.limits.is_some_and(can_prefetch) && !self.is_paused && self.open_circuit.is_none()
+    }
+
+    /// Returns whether the handler may have as many busy threads as it has. A reload may have lowered the limit.
+    pub fn is_within_concurrency(&self) -> bool {
+        self.limits.is_some_and(|limits| self.busy <= limits.concurrency)
+    }
+
+    /// The claim of the jobs to prefetch now, if there are any.
+    pub fn prefetch_request(&mut self, handler: HandlerId, now_us: i64) -> Option<ClaimRequest> {
+        let max_jobs = match self.may_have_ready_jobs {
+            true => self.prefetch.jobs_wanted(self.busy),
+            false => 0,
+        };
+        self.prefetch.add(max_jobs, now_us);
+        (max_jobs > 0).then_some(ClaimRequest {
+            handler,
+            max_jobs,
+            is_one_batch: false,
+            is_probe: false,
+            is_prefetch: true,
+            min_interval_ms: None,
         })
     }
 
@@ -240,7 +287,7 @@ impl HandlerSchedule {
 
     /// Returns whether the handler may start a job, time aside.
     fn can_start(&self) -> bool {
-        self.may_have_ready_jobs
+        (self.may_have_ready_jobs || self.prefetch.has_jobs())
             && !self.is_paused
             && self.open_circuit.is_none_or(|open_circuit| !open_circuit.is_probing)
             && self.limits.is_some_and(|limits| self.busy < limits.concurrency)

@@ -13,7 +13,7 @@ const B: HandlerId = HandlerId(2);
 const SECOND_US: i64 = 1_000_000;
 
 fn plain(priority: i64, concurrency: usize) -> HandlerLimits {
-    HandlerLimits { priority, concurrency, rate: None, batch: None }
+    HandlerLimits { priority, concurrency, rate: None, batch: None, should_prefetch: true }
 }
 
 fn scheduler_of(threads: usize, limits: &[(HandlerId, HandlerLimits)]) -> Scheduler {
@@ -35,6 +35,7 @@ fn request(handler: HandlerId, jobs: usize) -> ClaimRequest {
         handler,
         max_jobs: jobs,
         is_one_batch: false,
+        is_prefetch: false,
         is_probe: false,
         min_interval_ms: None,
     }
@@ -75,7 +76,7 @@ fn a_claim_that_got_fewer_jobs_frees_the_other_threads_until_a_job_is_ready() {
 fn a_claim_that_was_not_written_is_made_again() {
     let mut scheduler = scheduler_of(2, &[(A, plain(0, 9))]);
     scheduler.plan(0);
-    scheduler.record_failed_claim(&request(A, 2));
+    scheduler.record_failed_claim(&request(A, 2), 0);
     assert_eq!(planned(&mut scheduler, 0), [(A, 2)]);
 }
 
@@ -203,6 +204,111 @@ fn a_batch_that_new_jobs_fill_is_counted_again() {
     assert_eq!(planned(&mut scheduler, 0), [(A, 3)]);
 }
 
+/// A scheduler with two threads that are busy with short jobs of A, of which more are ready.
+fn scheduler_with_short_jobs(limits: &[(HandlerId, HandlerLimits)]) -> Scheduler {
+    let mut scheduler = scheduler_of(2, limits);
+    (0..50).for_each(|_| scheduler.record_duration(A, 0));
+    scheduler.schedule(B).set_counted(0, 0);
+    assert_eq!(planned(&mut scheduler, 0), [(A, 2)]);
+    scheduler
+}
+
+/// The handlers whose threads may go on with prefetched jobs, and the numbers of jobs to prefetch.
+fn prefetched(scheduler: &mut Scheduler, now_us: i64) -> (Vec<HandlerId>, Vec<usize>) {
+    let (open, requests) = scheduler.plan_prefetch(now_us);
+    assert!(requests.iter().all(|request| request.is_prefetch && open.contains(&request.handler)));
+    (open, requests.iter().map(|request| request.max_jobs).collect())
+}
+
+#[test]
+fn jobs_are_prefetched_for_each_busy_thread_up_to_a_limit() {
+    let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![8]));
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![]));
+    scheduler.remove_prefetched(A, 1, 0);
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![1]));
+    assert_eq!(scheduler.busy(), 2, "prefetched jobs take no thread");
+}
+
+#[test]
+fn only_a_handler_with_prefetch_prefetches() {
+    let limits = HandlerLimits { should_prefetch: false, ..plain(0, 9) };
+    let mut scheduler = scheduler_with_short_jobs(&[(A, limits)]);
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![], vec![]));
+}
+
+#[test]
+fn long_jobs_are_not_prefetched_until_the_average_is_short_again() {
+    let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+    scheduler.record_duration(A, 60 * SECOND_US);
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![]));
+    (0..20).for_each(|_| scheduler.record_duration(A, 100));
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![8]));
+}
+
+#[test]
+fn no_job_is_prefetched_while_another_handler_would_get_the_thread() {
+    for (priority, is_open) in [(1, false), (0, false), (-1, true)] {
+        let limits = [(A, plain(0, 9)), (B, plain(priority, 9))];
+        let mut scheduler = scheduler_with_short_jobs(&limits);
+        scheduler.add_ready(B, 1, 0);
+        let (open, _) = prefetched(&mut scheduler, 0);
+        assert_eq!(!open.is_empty(), is_open, "priority {priority}");
+    }
+}
+
+#[test]
+fn a_free_thread_may_start_prefetched_jobs_if_no_other_job_is_ready() {
+    let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+    let (_, requests) = scheduler.plan_prefetch(0);
+    scheduler.record_claim(&requests[0], 1, 0);
+    scheduler.release_thread(A);
+    assert_eq!(planned(&mut scheduler, 0), [(A, 1)]);
+}
+
+#[test]
+fn prefetched_jobs_are_returned_when_their_handler_may_not_start_them() {
+    let rate = Some(Rate { count: 1, period: Duration::from_secs(1) });
+    let changes: [fn(&mut Scheduler, Option<Rate>); 4] = [
+        |scheduler, _| scheduler.set_paused(&[A]),
+        |scheduler, _| scheduler.set_breaker(A, Some(SECOND_US)),
+        |scheduler, _| scheduler.configure(&HashMap::new()),
+        |scheduler, rate| {
+            scheduler.configure(&HashMap::from([(A, HandlerLimits { rate, ..plain(0, 9) })]));
+        },
+    ];
+    for change in changes {
+        let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+        scheduler.plan_prefetch(0);
+        assert_eq!(scheduler.prefetches_to_return(0), []);
+        change(&mut scheduler, rate);
+        assert_eq!(scheduler.prefetches_to_return(0), [A]);
+        scheduler.remove_prefetched(A, 8, 0);
+        assert_eq!(prefetched(&mut scheduler, 0), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn prefetched_jobs_that_wait_for_a_long_job_are_returned() {
+    let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+    scheduler.plan_prefetch(0);
+    assert_eq!(scheduler.prefetches_to_return(SECOND_US - 1), []);
+    assert_eq!(scheduler.next_us(), Some(SECOND_US));
+    assert_eq!(scheduler.prefetches_to_return(SECOND_US), [A]);
+    scheduler.remove_prefetched(A, 8, SECOND_US);
+    assert_eq!(prefetched(&mut scheduler, SECOND_US), (vec![A], vec![]), "its jobs are long");
+}
+
+#[test]
+fn a_lower_concurrency_lets_no_thread_go_on_with_prefetched_jobs() {
+    let mut scheduler = scheduler_with_short_jobs(&[(A, plain(0, 9))]);
+    scheduler.plan_prefetch(0);
+    scheduler.configure(&HashMap::from([(A, plain(0, 1))]));
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![], vec![]));
+    scheduler.release_thread(A);
+    assert_eq!(prefetched(&mut scheduler, 0), (vec![A], vec![]));
+}
+
 /// Every event that changes the number of busy threads.
 #[derive(Clone, Copy, Debug)]
 enum SchedulerEvent {
@@ -241,7 +347,8 @@ proptest! {
             [(A, plain(0, concurrency)), (B, HandlerLimits { batch, ..plain(0, 2) })]
         };
         let (mut concurrency, mut scheduler) = (2, scheduler_of(threads, &limits(2)));
-        let mut running: HashMap<HandlerId, usize> = HashMap::new();
+        let (mut running, mut prefetched): (HashMap<HandlerId, usize>, _) = (HashMap::new(), 0);
+        (0..50).for_each(|_| scheduler.record_duration(A, 0));
         let mut requests: Vec<ClaimRequest> = Vec::new();
         for event in events {
             match event {
@@ -262,14 +369,20 @@ proptest! {
                     }
                     prop_assert!(busy_threads(A) + busy_threads(B) <= threads);
                     prop_assert_eq!(busy_threads(A) + busy_threads(B), scheduler.busy());
+                    requests.extend(scheduler.plan_prefetch(0).1);
                 }
                 SchedulerEvent::Claimed(got) if !requests.is_empty() => {
                     let request = requests.remove(0);
                     let got = got.min(request.max_jobs);
                     scheduler.record_claim(&request, got, 0);
                     *running.entry(request.handler).or_default() += request.thread_count(got);
+                    prefetched += if request.is_prefetch { got } else { 0 };
                 }
-                SchedulerEvent::ClaimFailed if !requests.is_empty() => scheduler.record_failed_claim(&requests.remove(0)),
+                SchedulerEvent::ClaimFailed if !requests.is_empty() => scheduler.record_failed_claim(&requests.remove(0), 0),
+                SchedulerEvent::Finished(A) if prefetched > 0 => {
+                    scheduler.remove_prefetched(A, 1, 0);
+                    prefetched -= 1;
+                }
                 SchedulerEvent::Finished(handler) if running.get(&handler).is_some_and(|&count| count > 0) => {
                     scheduler.release_thread(handler);
                     *running.entry(handler).or_default() -= 1;

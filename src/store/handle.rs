@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 
 use super::backlog_task::BacklogTask;
 use super::events::{InsertReply, NewEvent};
+use super::jobs::ClaimedJob;
 use super::operation::Operation;
+use super::prefetched_jobs::PrefetchedJobs;
 use crate::domain::HandlerId;
 use crate::scheduler::HandlerTable;
 
@@ -75,8 +77,13 @@ impl ReplyQueue {
 #[derive(Debug)]
 pub enum WriterMessage {
     Write(WriteRequest),
-    /// A worker thread is free. Carries the last outcome of its jobs, unless that was sent before.
-    WorkerFreed(Option<Operation>, HandlerId),
+    /// A worker thread has ended its jobs of this handler. Carries the last outcome, unless that was sent before.
+    /// The thread is free, unless it has a next job that was prefetched.
+    JobsEnded {
+        last: Option<Operation>,
+        handler: HandlerId,
+        has_next: bool,
+    },
     /// Tasks that the writer runs in short transactions between groups.
     Backlog(Vec<BacklogTask>),
     /// A new configuration.
@@ -157,6 +164,7 @@ pub struct WriterHandle {
     pub sender: Sender<WriterMessage>,
     pub health: Arc<WriterHealth>,
     pub(super) busy_threads: Arc<AtomicUsize>,
+    pub(super) prefetched: Arc<PrefetchedJobs>,
 }
 
 impl WriterHandle {
@@ -171,10 +179,25 @@ impl WriterHandle {
         self.sender.send(WriterMessage::Backlog(tasks)).is_ok()
     }
 
-    /// Reports that a worker thread is free, with the last outcome of its jobs unless that was sent
-    /// before. The writer claims the thread's next job in the same commit.
-    pub fn release_worker(&self, last: Option<Operation>, handler: HandlerId) {
-        let _ = self.sender.send(WriterMessage::WorkerFreed(last, handler));
+    /// Reports that a worker thread has ended its jobs, with the last outcome unless that was sent before.
+    /// Returns a prefetched job that the thread runs next, if the last one has succeeded: a failure may open the
+    /// circuit breaker. Otherwise the thread is free, and the writer claims its next job in the same commit.
+    pub fn release_worker(
+        &self,
+        last: Option<Operation>,
+        handler: HandlerId,
+    ) -> Option<ClaimedJob> {
+        let next = match &last {
+            Some(last) if last.has_succeeded() => self.prefetched.take_next(handler),
+            Some(_) => {
+                self.prefetched.begin_failure(handler);
+                None
+            }
+            None => None,
+        };
+        let _ =
+            self.sender.send(WriterMessage::JobsEnded { last, handler, has_next: next.is_some() });
+        next
     }
 
     /// Applies a new configuration to the scheduler.

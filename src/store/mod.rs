@@ -41,6 +41,7 @@ mod migrate;
 mod minute_counts;
 pub mod open_files;
 pub mod operation;
+mod prefetched_jobs;
 pub mod queries;
 pub mod registry;
 pub mod rejections;

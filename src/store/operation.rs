@@ -14,7 +14,7 @@ use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
 use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
 use crate::domain::claim_request::ClaimRequest;
-use crate::domain::{INTERNAL_SOURCE, SourceId};
+use crate::domain::{INTERNAL_SOURCE, Outcome, SourceId};
 
 /// One change to the database.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Returns whether this is the outcome of a job that succeeded.
+    pub(super) fn has_succeeded(&self) -> bool {
+        matches!(self, Self::Finish(record) if record.outcome == Outcome::Succeeded)
+    }
+
     /// Returns the cost of the operation, in rows.
     pub(super) fn weight(&self) -> usize {
         match self {

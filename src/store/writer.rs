@@ -29,6 +29,7 @@ use super::handle::{
 };
 use super::jobs::finish::AttemptInserts;
 use super::operation::{Isolation, Operation, OperationResult};
+use super::prefetched_jobs::PrefetchedJobs;
 use super::source_counters::{QueueRecount, SourceCounters};
 use super::statements::Statements;
 use super::transaction_end::write_last;
@@ -102,14 +103,9 @@ pub fn start(
         sources::load_last_seen(&store.conn, cache.now_ms, cache.wall_ms)?.into_iter(),
     );
     let busy_threads = Arc::<AtomicUsize>::default();
-    let jobs = JobDispatch::new(
-        store.clock,
-        workers,
-        handlers,
-        &cache.breakers,
-        Arc::clone(&busy_threads),
-    );
-    let handle = WriterHandle { sender, health: Arc::clone(health), busy_threads };
+    let prefetched = Arc::<PrefetchedJobs>::default();
+    let handle = WriterHandle { sender, health: Arc::clone(health), busy_threads, prefetched };
+    let jobs = JobDispatch::new(store.clock, workers, handlers, &cache.breakers, &handle);
     let mut writer = Writer {
         store,
         cache,
@@ -223,8 +219,8 @@ impl Writer {
     fn collect(&mut self, message: WriterMessage, group: &mut Vec<WriteRequest>) -> (usize, usize) {
         let write = match message {
             WriterMessage::Write(write) => Some(write),
-            WriterMessage::WorkerFreed(last, handler) => {
-                self.jobs.release_thread(handler);
+            WriterMessage::JobsEnded { last, handler, has_next } => {
+                self.jobs.record_end(handler, last.as_ref(), has_next);
                 last.map(WriteRequest::Operation)
             }
             WriterMessage::Configure(handlers) => {
@@ -272,7 +268,8 @@ impl Writer {
     /// Adds claims for free threads behind the outcomes of those threads, so that both are in one
     /// commit.
     fn add_claims(&mut self, group: &mut Vec<WriteRequest>) {
-        group.extend(self.jobs.plan(&self.store.conn).into_iter().map(WriteRequest::Operation));
+        let operations = self.jobs.plan(&self.store.conn, group.is_empty());
+        group.extend(operations.into_iter().map(WriteRequest::Operation));
     }
 
     /// Writes a group and sends the replies. Messages that did not fit into the time limit stay in
@@ -473,6 +470,7 @@ impl Writer {
     }
 
     fn handle_error(&mut self, error: &rusqlite::Error) {
+        self.jobs.block();
         if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
             reserve::release(&self.store.path);
         }

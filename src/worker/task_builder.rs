@@ -15,7 +15,7 @@ use crate::handler::{self, HandlerRuntime, LookupLimit, Task};
 use crate::planner::{self, JobPlanner};
 use crate::process::Supervisor;
 use crate::scheduler::retry;
-use crate::store::jobs::ClaimedJob;
+use crate::store::jobs::{ClaimedJob, queue};
 use crate::store::{ReadPool, event_reads};
 
 /// The path templates of the sources, by name. `$params` is read with them. A reload replaces the map.
@@ -34,6 +34,12 @@ pub struct TaskBuilder {
 }
 
 impl TaskBuilder {
+    /// Returns why a prefetched job must not start. If that cannot be read, neither can its event.
+    pub fn start_obstacle(&self, claimed: &ClaimedJob) -> Option<&'static str> {
+        let conn = claimed.is_prefetched.then(|| self.readers.get().ok()).flatten()?;
+        queue::start_obstacle(&conn, claimed.claim.job).ok().flatten()
+    }
+
     /// Loads the event of a claimed job.
     ///
     /// # Errors

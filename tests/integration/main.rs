@@ -42,6 +42,7 @@ mod large_requests;
 mod lists;
 mod log;
 mod ownership;
+mod prefetch;
 mod redaction;
 mod rejections;
 mod reload;

@@ -106,6 +106,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
             max_age: secs(7 * 86_400),
         },
         is_paused: false,
+        should_prefetch: false,
     };
     assert_eq!((config.sources, config.handlers), (vec![source], vec![handler]));
 }
@@ -229,6 +230,7 @@ batch_wait = "0s"
 breaker = { threshold = 0 }
 priority = -3
 concurrency = 1
+prefetch = true
 timeout = "7d"
 env = { B = "text", A = { file = "crm.key" } }
 max_output_size = "1 KiB"
@@ -269,6 +271,7 @@ paused = true
         max_output_bytes: 1_024,
         retry: Retry { max_attempts: 3, jitter: 0.0, ..Retry::default() },
         is_paused: true,
+        should_prefetch: true,
     };
     assert_eq!(handler, expected);
 }

@@ -8,7 +8,6 @@ use super::super::breaker;
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::{ClaimedJob, keys, transition};
-use crate::domain::HandlerId;
 use crate::domain::claim_request::ClaimRequest;
 
 /// Maximum number of rounds of one claim, so that other operations get their turn.
@@ -33,7 +32,7 @@ pub fn claim(
     if tx.cache.is_paused(request.handler) || is_breaker_open {
         return Ok(Vec::new());
     }
-    let mut claimed = claim_ready(tx, request.handler, request.max_jobs)?;
+    let mut claimed = claim_ready(tx, request)?;
     if open_until_ms.is_some()
         && let Some(first) = claimed.first_mut()
     {
@@ -51,15 +50,15 @@ pub fn claim(
 
 fn claim_ready(
     tx: &mut WriteTransaction<'_>,
-    handler: HandlerId,
-    max_jobs: usize,
+    request: &ClaimRequest,
 ) -> rusqlite::Result<Vec<ClaimedJob>> {
+    let ClaimRequest { handler, max_jobs, is_prefetch, .. } = *request;
     let (mut claimed, mut examined) = (Vec::with_capacity(max_jobs), 0);
     for _ in 0..MAX_ROUNDS {
         if examined >= MAX_EXAMINED_JOBS {
             break;
         }
-        let running = transition::claim(tx, handler, max_jobs - claimed.len())?;
+        let running = transition::claim(tx, handler, max_jobs - claimed.len(), is_prefetch)?;
         let running_count = running.len();
         examined += running_count;
         let before = claimed.len();

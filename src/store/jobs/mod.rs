@@ -86,6 +86,8 @@ pub struct ClaimedJob {
     pub should_reevaluate: bool,
     /// The job is the probe of its handler's open circuit breaker.
     pub is_probe: bool,
+    /// The job was claimed before a thread was free for it.
+    pub is_prefetched: bool,
 }
 
 /// The columns of a claimed job.
@@ -107,6 +109,7 @@ impl ClaimedJob {
             replay: row.get(8)?,
             should_reevaluate: row.get(9)?,
             is_probe: false,
+            is_prefetched: false,
         })
     }
 }

@@ -9,7 +9,7 @@ use super::transition::{
     IS_INDEXED, IS_READY, IS_RUNNING, IS_SCHEDULED, IS_UNRELEASED, IS_WAITING,
 };
 use super::{CLAIM_COLUMNS, ClaimedJob};
-use crate::domain::{Claim, HandlerId, SourceId};
+use crate::domain::{Claim, HandlerId, JobId, SourceId};
 
 /// Counts the ready jobs of a handler, up to `max`.
 ///
@@ -58,12 +58,28 @@ pub fn pending_cancellations(conn: &Connection) -> rusqlite::Result<Vec<Claim>> 
     conn.list(sql, [], |row| Ok(Claim { job: row.get(0)?, attempt: row.get(1)? }))
 }
 
+/// Returns why a prefetched job must not start: someone has cancelled it or paused its handler since the claim.
+///
+/// # Errors
+/// The read failed.
+pub fn start_obstacle(conn: &Connection, job: JobId) -> rusqlite::Result<Option<&'static str>> {
+    let sql = "SELECT j.cancel_reason IS NOT NULL, h.paused FROM jobs j JOIN handlers h ON h.id = j.handler
+      WHERE j.id = ?1";
+    let found: Option<(bool, bool)> = conn.find(sql, [job], |row| row.try_into())?;
+    Ok(match found {
+        Some((true, _)) => Some("cancelled"),
+        Some((false, true)) => Some("its handler was paused"),
+        _ => None,
+    })
+}
+
 /// A job that was running when an earlier process ended.
 #[derive(Clone, Debug)]
 pub struct InterruptedJob {
     pub claimed: ClaimedJob,
     pub crashes: u32,
-    pub started_at_ms: i64,
+    /// `None`: the job was prefetched, and it is unknown whether it has started.
+    pub started_at_ms: Option<i64>,
     pub is_cancelled: bool,
 }
 
@@ -76,7 +92,7 @@ pub fn list_running_jobs(
     cache: &WriterCache,
 ) -> rusqlite::Result<Vec<InterruptedJob>> {
     let sql = formatcp!(
-        "SELECT {CLAIM_COLUMNS}, crashes, coalesce(started_at, 0), cancel_reason IS NOT NULL
+        "SELECT {CLAIM_COLUMNS}, crashes, nullif(started_at, 0), cancel_reason IS NOT NULL
          FROM jobs INDEXED BY jobs_by_state WHERE {IS_RUNNING} AND {IS_INDEXED} ORDER BY id"
     );
     conn.list(sql, [], |row| {

@@ -400,11 +400,13 @@ pub(in crate::store) const SET_RUNNING: &str = formatcp!(
 /// A claimed job, with its version if it has one.
 pub(in crate::store) type VersionedClaim = (ClaimedJob, Option<VersionKey>);
 
-/// Makes the oldest ready jobs of a handler running, each with the number of its next attempt.
+/// Makes the oldest ready jobs of a handler running, each with the number of its next attempt. Nobody writes
+/// when a prefetched job starts, so its `started_at` is 0.
 pub(in crate::store) fn claim(
     tx: &mut WriteTransaction<'_>,
     handler: HandlerId,
     max_jobs: usize,
+    is_prefetch: bool,
 ) -> rusqlite::Result<Vec<VersionedClaim>> {
     let select = formatcp!(
         "SELECT {CLAIM_COLUMNS}, version, ordering_key FROM jobs INDEXED BY jobs_by_state
@@ -419,16 +421,18 @@ pub(in crate::store) fn claim(
     let mut claimed: Vec<VersionedClaim> = rows.collect::<rusqlite::Result<_>>()?;
     // One `UPDATE` of all with `RETURNING` would fill two temporary tables, which takes longer than a claim.
     let update = tx.held.get(SET_RUNNING)?;
+    let started_at_ms = if is_prefetch { 0 } else { tx.cache.wall_ms };
     let is_next = |(job, _): &VersionedClaim, (next, _): &VersionedClaim| {
         next.claim.job.0 == job.claim.job.0 + 1
     };
     for jobs in claimed.chunk_by_mut(is_next) {
         let [first, last] =
             [jobs.first(), jobs.last()].map(|job| job.map(|(job, _)| job.claim.job));
-        let changed = update.execute(params![first, last, tx.cache.wall_ms])?;
+        let changed = update.execute(params![first, last, started_at_ms])?;
         debug_assert_eq!(changed, jobs.len());
         for (job, _) in jobs {
             job.claim.attempt += 1;
+            job.is_prefetched = is_prefetch;
             tx.effects.adjust_queued(job.source, -1);
         }
     }

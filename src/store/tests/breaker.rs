@@ -127,6 +127,7 @@ fn the_next_start_of_a_rate_is_saved() {
         handler: H,
         max_jobs: 2,
         is_one_batch: false,
+        is_prefetch: false,
         is_probe: false,
         min_interval_ms: Some(250),
     };

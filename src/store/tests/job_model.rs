@@ -280,7 +280,7 @@ impl Model {
             Change::RollBackClaim(handler, max) => {
                 let handler = *handler;
                 let max = *max;
-                self.roll_back(|tx| transition::claim(tx, handler, max).map(|_| ()));
+                self.roll_back(|tx| transition::claim(tx, handler, max, false).map(|_| ()));
             }
             Change::Finish(index, outcome) => self.finish(*index, *outcome),
             Change::Advance(ms) => {

@@ -163,6 +163,7 @@ impl TestStore {
             handler,
             max_jobs: jobs,
             is_one_batch: false,
+            is_prefetch: false,
             is_probe,
             min_interval_ms: None,
         };

@@ -43,7 +43,9 @@ impl Writer {
     /// Writes the outcomes of finished jobs, so that they are saved too.
     fn write_outcomes(&mut self, receiver: &Receiver<WriterMessage>) {
         self.roll_back();
+        self.jobs.stop();
         let mut group = Vec::new();
+        self.add_claims(&mut group);
         while let Ok(message) = receiver.try_recv() {
             self.collect(message, &mut group);
         }

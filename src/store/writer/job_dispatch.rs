@@ -9,13 +9,15 @@ use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
 use super::super::effects::Effects;
+use super::super::handle::WriterHandle;
 use super::super::jobs::{AttemptRecord, ClaimedJob, queue};
 use super::super::operation::Operation;
+use super::super::prefetched_jobs::PrefetchedJobs;
 use super::super::registry;
 use crate::clock::{self, MonotonicClock};
 use crate::domain::breaker::BreakerState;
 use crate::domain::claim_request::ClaimRequest;
-use crate::domain::{Claim, HandlerId};
+use crate::domain::{Claim, HandlerId, Outcome};
 use crate::scheduler::{HandlerTable, Scheduler};
 
 /// How long to wait before a failed read is retried.
@@ -61,6 +63,9 @@ pub(super) struct JobDispatch {
     is_stopping: bool,
     /// How many threads run jobs or wait for a claim, for other threads to read.
     busy_threads: Arc<AtomicUsize>,
+    prefetched: Arc<PrefetchedJobs>,
+    /// The handlers of jobs that have not succeeded and whose outcomes are being written.
+    failures: Vec<HandlerId>,
 }
 
 impl JobDispatch {
@@ -69,7 +74,7 @@ impl JobDispatch {
         workers: WorkerLink,
         handlers: HandlerTable,
         breakers: &HashMap<HandlerId, BreakerState>,
-        busy_threads: Arc<AtomicUsize>,
+        handle: &WriterHandle,
     ) -> Self {
         let mut scheduler = Scheduler::new(workers.threads);
         for (&handler, breaker) in breakers {
@@ -87,18 +92,27 @@ impl JobDispatch {
             due_ms: None,
             is_blocked: false,
             is_stopping: false,
-            busy_threads,
+            busy_threads: Arc::clone(&handle.busy_threads),
+            prefetched: Arc::clone(&handle.prefetched),
+            failures: Vec::new(),
         }
     }
 
-    /// Returns the operations to write now: claims for free threads, and the promotion of due jobs.
-    pub fn plan(&mut self, conn: &Connection) -> Vec<Operation> {
+    /// Returns the operations to write now: claims for free threads, and the promotion of due jobs. Starts
+    /// prefetched jobs if all outcomes are committed.
+    pub fn plan(&mut self, conn: &Connection, is_all_committed: bool) -> Vec<Operation> {
         let now_ms = self.clock.now_ms();
         self.read_changes(conn, now_ms);
-        if self.is_stopping || self.is_blocked {
+        if self.is_blocked {
             return Vec::new();
         }
-        let mut operations = Vec::new();
+        if is_all_committed {
+            self.failures.drain(..).for_each(|handler| self.prefetched.end_failure(handler));
+        }
+        let mut operations = self.return_prefetched(to_us(now_ms));
+        if self.is_stopping {
+            return operations;
+        }
         // Its result, or `set_due`, sets the time again.
         if self.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.due_ms = None;
@@ -111,9 +125,53 @@ impl JobDispatch {
             });
             self.scheduler.set_counted(handler, jobs, to_us(now_ms));
         }
-        operations.extend(self.scheduler.plan(to_us(now_ms)).into_iter().map(Operation::Claim));
+        for request in self.scheduler.plan(to_us(now_ms)) {
+            if is_all_committed || self.prefetched.is_empty(request.handler) {
+                let request = self.start_prefetched(request, &mut operations);
+                operations.extend(request.map(Operation::Claim));
+            } else {
+                // An outcome of the group may open the circuit breaker. The next plan starts the prefetched jobs.
+                self.scheduler.record_failed_claim(&request, to_us(now_ms));
+            }
+        }
+        let (open, requests) = self.scheduler.plan_prefetch(to_us(now_ms));
+        self.prefetched.open_only(&open);
+        operations.extend(requests.into_iter().map(Operation::Claim));
         self.publish_busy();
         operations
+    }
+
+    /// Hands prefetched jobs to free threads. Returns the claim for the threads that are left.
+    fn start_prefetched(
+        &mut self,
+        mut request: ClaimRequest,
+        operations: &mut Vec<Operation>,
+    ) -> Option<ClaimRequest> {
+        let mut unstarted = Vec::new();
+        while request.max_jobs > 0
+            && let Some(job) = self.prefetched.pop(request.handler)
+        {
+            request.max_jobs -= 1;
+            self.scheduler.remove_prefetched(request.handler, 1, to_us(self.clock.now_ms()));
+            self.start(vec![job], &mut unstarted);
+        }
+        operations.extend(unstarted.into_iter().map(|record| Operation::Finish(Box::new(record))));
+        (request.max_jobs > 0).then_some(request)
+    }
+
+    /// Returns prefetched jobs to the queue that may not start now.
+    fn return_prefetched(&mut self, now_us: i64) -> Vec<Operation> {
+        let (handlers, reason) = match self.is_stopping {
+            true => (self.scheduler.prefetching(), "the server was stopped"),
+            false => {
+                (self.scheduler.prefetches_to_return(now_us), "its handler could not start it")
+            }
+        };
+        let wall_ms = clock::wall_ms();
+        let jobs = self.prefetched.drain(&handlers);
+        jobs.iter().for_each(|job| self.scheduler.remove_prefetched(job.handler, 1, now_us));
+        let record = |job| AttemptRecord::not_started(job, reason, wall_ms);
+        jobs.iter().map(|job| Operation::Finish(Box::new(record(job)))).collect()
     }
 
     /// Reads what a new configuration or another process may have changed.
@@ -196,19 +254,39 @@ impl JobDispatch {
     /// Starts no more jobs. Running jobs go on.
     pub fn stop(&mut self) {
         self.is_stopping = true;
+        self.prefetched.open_only(&[]);
         self.publish_busy();
     }
 
     /// Ends the workers, each after its present assignment.
     pub fn close(&mut self) {
-        self.is_stopping = true;
+        self.stop();
         self.assignments = None;
     }
 
-    /// A thread is free. The outcomes of its jobs are in the group that is written next.
-    pub fn release_thread(&mut self, handler: HandlerId) {
-        self.scheduler.release_thread(handler);
-        self.publish_busy();
+    /// A thread is free, or goes on with a prefetched job. The outcomes of its jobs are in the group that is written
+    /// next.
+    pub fn record_end(&mut self, handler: HandlerId, last: Option<&Operation>, has_next: bool) {
+        if let Some(Operation::Finish(record)) = last
+            && record.outcome != Outcome::Interrupted
+        {
+            self.scheduler.record_duration(handler, to_us(record.duration_ms));
+        }
+        if has_next {
+            self.scheduler.remove_prefetched(handler, 1, to_us(self.clock.now_ms()));
+        } else {
+            self.scheduler.release_thread(handler);
+            self.publish_busy();
+            if last.is_some_and(|last| !last.has_succeeded()) {
+                self.failures.push(handler);
+            }
+        }
+    }
+
+    /// The database cannot be written: no job starts.
+    pub fn block(&mut self) {
+        self.is_blocked = true;
+        self.prefetched.open_only(&[]);
     }
 
     /// Sets the time at which the next scheduled job is due, as read by a promotion.
@@ -251,7 +329,9 @@ impl JobDispatch {
     ) -> Vec<AttemptRecord> {
         self.scheduler.record_claim(request, claimed.len(), to_us(self.clock.now_ms()));
         let mut unstarted = Vec::new();
-        if request.is_one_batch {
+        if request.is_prefetch {
+            self.prefetched.add(request.handler, claimed);
+        } else if request.is_one_batch {
             self.start(claimed, &mut unstarted);
         } else {
             claimed.into_iter().for_each(|job| self.start(vec![job], &mut unstarted));
@@ -280,8 +360,8 @@ impl JobDispatch {
 
     /// Records a claim that could not be written, and stops claiming.
     pub fn record_failed_claim(&mut self, request: &ClaimRequest) {
-        self.scheduler.record_failed_claim(request);
-        self.is_blocked = true;
+        self.scheduler.record_failed_claim(request, to_us(self.clock.now_ms()));
+        self.block();
         self.publish_busy();
     }
 
