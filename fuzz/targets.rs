@@ -224,7 +224,7 @@ pub fn multipart(data: &[u8]) {
 /// Inline evaluation gives the same result as jaq.
 pub fn inline(data: &[u8]) {
     thread_local! { static EXPRESSIONS: OnceCell<Vec<Expression>> = const { OnceCell::new() }; }
-    const TEXTS: [&str; 8] = [
+    const TEXTS: [&str; 12] = [
         ".a? != null",
         ".a.b == 1 or .a.b? == \"x\"",
         "[.a.b[0], .n, .t]",
@@ -233,6 +233,10 @@ pub fn inline(data: &[u8]) {
         "{a: .a.b[2].c?, n: (.n // .t)}",
         ".n < .big",
         ".a | not",
+        ".a? | test(\"^(a|b)?.*x$\"; \"i\")",
+        ".a? | select(startswith(\"x\") or contains(\"y\"))",
+        ".a[]? | length",
+        ".a?[]?.b[] as $b | $b",
     ];
     let expressions = EXPRESSIONS.with(|cell| cell.get_or_init(|| TEXTS.map(jq).to_vec()).clone());
     let context = context("application/json", data);

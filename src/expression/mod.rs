@@ -72,13 +72,8 @@ impl Expression {
 
     /// `[first(…)]`: tells a missing output from empty text, where the caller expects text.
     pub fn first_in_list(&self) -> Self {
-        let text = self.text();
-        // An inline expression has one output at most, and stays inline without `first`. The line
-        // breaks end a trailing comment.
-        let text = match self.inline_node() {
-            Some(_) => format!("[(\n{text}\n)]"),
-            None => format!("[first(\n{text}\n)]"),
-        };
+        // The line breaks end a trailing comment.
+        let text = format!("[first(\n{}\n)]", self.text());
         Self::compile(&text).unwrap_or_else(|_| self.clone())
     }
 

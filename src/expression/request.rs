@@ -83,7 +83,7 @@ impl ExpressionSet {
             let mut parts = handler.parts().map(|part| part.and_then(Expression::inline_node));
             if handler.split.is_some() {
                 // Keys are evaluated on the items.
-                parts[1..].fill(None);
+                parts[2..].fill(None);
             }
             parts
         });
@@ -136,11 +136,15 @@ fn decide_inline(
     if handler.when.is_some() && !extracted.result(first)?.is_some_and(|value| value.is_true()) {
         return Ok(HandlerDecision::Skip);
     }
-    if handler.split.is_some() {
-        return Err(NotInlineable);
-    }
     let mut handler_match = HandlerMatch::default();
-    if handler.has_keys() {
+    if handler.split.is_some() {
+        // Items and their keys are left to jaq.
+        let None = extracted.result(first + 1)? else { return Err(NotInlineable) };
+        handler_match.items = Some(Items::default());
+        if handler.has_keys() {
+            handler_match.keys = KeySet::Many(Items::default());
+        }
+    } else if handler.has_keys() {
         let [_, _, ordering_key, version_by, unique_by, debounce_by] = handler.parts();
         let result = |part: Option<&Expression>, index| match part {
             None => Ok(None),

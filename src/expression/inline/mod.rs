@@ -1,9 +1,10 @@
 //! Simple expressions, evaluated inline: literals, paths of literal keys, comparisons, `and`, `or`,
-//! `not`, `//`, `if`, `?` and constructors. They always end, so the server evaluates them without a
-//! process. One pass over the body skips everything that no path leads to.
+//! `not`, `//`, `if`, `?`, `select`, constructors, and tests of text. They always end, so the server
+//! evaluates them without a process. One pass over the body skips everything that no path leads to.
 //!
-//! The result is jaq's, or there is none. An error, a comparison of two objects or a number beyond
-//! 64 bits is left to jaq. The tests compare both.
+//! The result is jaq's, or there is none. An error, a comparison of two objects, a number beyond
+//! 64 bits or the items of a list are left to jaq, and so is any part of an expression that is not
+//! simple, if it has to be evaluated. The tests compare both.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use jaq_core::path::{Opt, Part};
 
 mod extract;
 mod plan;
+mod regex;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -21,6 +23,7 @@ mod value;
 pub(super) use plan::{ExtractedEvent, InlinePlan, NotInlineable};
 pub(super) use value::InlineValue;
 
+use regex::InlineRegex;
 use value::InlineNumber;
 
 /// Maximum nesting of an inline expression: threads with small stacks walk its tree.
@@ -43,6 +46,14 @@ pub(super) enum InlineNode<P = Vec<PathStep>> {
     Try(Box<InlineNode<P>>),
     /// The second with the output of the first as its input.
     Pipe(Box<[InlineNode<P>; 2]>),
+    /// A function of text.
+    Text(TextFunction, Box<InlineNode<P>>),
+    /// `[]`, and what the path does with the items. Its outputs are known if there are no items.
+    /// The flag: whether `?` follows it.
+    Items(Box<InlineNode<P>>, bool),
+    Empty,
+    /// A part that is not simple, which leaves the expression to jaq when it is reached.
+    NotSimple,
     Array(Vec<InlineNode<P>>),
     Object(Vec<(Arc<str>, InlineNode<P>)>),
 }
@@ -53,6 +64,17 @@ pub(super) enum Literal {
     Bool(bool),
     Number(InlineNumber<'static>),
     Text(Arc<str>),
+}
+
+/// A function whose input is text. jaq rejects other values, except those of `contains`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum TextFunction {
+    Test(InlineRegex),
+    StartsWith(Arc<str>),
+    EndsWith(Arc<str>),
+    Contains(Arc<str>),
+    Lowercase,
+    Uppercase,
 }
 
 /// One part of a path.
@@ -133,13 +155,7 @@ fn parse_node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNo
             }
             cases.iter().rev().try_fold(last, case)?
         }
-        Term::Call(name, arguments) if arguments.is_empty() => match *name {
-            "null" => InlineNode::Literal(Literal::Null),
-            "true" => InlineNode::Literal(Literal::Bool(true)),
-            "false" => InlineNode::Literal(Literal::Bool(false)),
-            "not" => InlineNode::Not(Box::new(input_node(input))),
-            _ => return None,
-        },
+        Term::Call(name, arguments) => parse_call(name, arguments, input, depth)?,
         Term::Var(name) => InlineNode::Variable(match *name {
             "$source" => Variable::Source,
             "$path" => Variable::Path,
@@ -151,6 +167,42 @@ fn parse_node(term: &Term<&str>, input: &Input, depth: usize) -> Option<InlineNo
         Term::Path(from, path) => parse_path(from, path, input, depth)?,
         _ => return None,
     })
+}
+
+fn parse_call(
+    name: &str,
+    arguments: &[Term<&str>],
+    input: &Input,
+    depth: usize,
+) -> Option<InlineNode> {
+    let literal = |term: &Term<&str>| match term {
+        Term::Str(None, parts) => Some(Arc::<str>::from(plain_text(parts)?)),
+        _ => None,
+    };
+    let function = match (name, arguments) {
+        ("null", []) => return Some(InlineNode::Literal(Literal::Null)),
+        ("true", []) => return Some(InlineNode::Literal(Literal::Bool(true))),
+        ("false", []) => return Some(InlineNode::Literal(Literal::Bool(false))),
+        ("not", []) => return Some(InlineNode::Not(Box::new(input_node(input)))),
+        ("empty", []) => return Some(InlineNode::Empty),
+        ("select", [when]) => {
+            let when = parse_node(when, input, depth + 1)?;
+            return Some(InlineNode::If(Box::new([when, input_node(input), InlineNode::Empty])));
+        }
+        // An inline expression has one output at most.
+        ("first", [term]) => return parse_node(term, input, depth + 1),
+        ("test", [regex]) => TextFunction::Test(InlineRegex::new(&literal(regex)?, "")?),
+        ("test", [regex, flags]) => {
+            TextFunction::Test(InlineRegex::new(&literal(regex)?, &literal(flags)?)?)
+        }
+        ("startswith", [text]) => TextFunction::StartsWith(literal(text)?),
+        ("endswith", [text]) => TextFunction::EndsWith(literal(text)?),
+        ("contains", [text]) => TextFunction::Contains(literal(text)?),
+        ("ascii_downcase", []) => TextFunction::Lowercase,
+        ("ascii_upcase", []) => TextFunction::Uppercase,
+        _ => return None,
+    };
+    Some(InlineNode::Text(function, Box::new(input_node(input))))
 }
 
 fn input_node(input: &Input) -> InlineNode {
@@ -169,21 +221,48 @@ fn parse_operation(
 ) -> Option<InlineNode> {
     let left = parse_node(left, input, depth + 1)?;
     if let BinaryOp::Pipe(pattern) = op {
-        let input = match &left {
-            InlineNode::Body(steps) => Input::Body(steps.clone()),
-            _ => Input::Other,
+        let input = match output_path(&left) {
+            Some(steps) => Input::Body(steps.to_vec()),
+            None => Input::Other,
         };
-        let right = parse_node(right, &input, depth + 1).filter(|_| pattern.is_none())?;
+        let right = match parse_node(right, &input, depth + 1).filter(|_| pattern.is_none()) {
+            Some(right) => right,
+            None if can_be_empty(&left) => InlineNode::NotSimple,
+            None => return None,
+        };
         return Some(InlineNode::Pipe(Box::new([left, right])));
     }
-    let both = Box::new([left, parse_node(right, input, depth + 1)?]);
+    let right = parse_node(right, input, depth + 1);
+    let or_not_simple = |right: Option<_>| right.unwrap_or(InlineNode::NotSimple);
     Some(match op {
-        BinaryOp::Cmp(cmp) => InlineNode::Compare(*cmp, both),
-        BinaryOp::And => InlineNode::And(both),
-        BinaryOp::Or => InlineNode::Or(both),
-        BinaryOp::Alt => InlineNode::Alternative(both),
+        BinaryOp::Cmp(cmp) => InlineNode::Compare(*cmp, Box::new([left, right?])),
+        BinaryOp::And => InlineNode::And(Box::new([left, or_not_simple(right)])),
+        BinaryOp::Or => InlineNode::Or(Box::new([left, or_not_simple(right)])),
+        BinaryOp::Alt => InlineNode::Alternative(Box::new([left, or_not_simple(right)])),
         _ => return None,
     })
+}
+
+/// The path in the body of each output.
+fn output_path(node: &InlineNode) -> Option<&[PathStep]> {
+    match node {
+        InlineNode::Body(steps) => Some(steps),
+        InlineNode::If(nodes) => match &**nodes {
+            [_, then, InlineNode::Empty] => output_path(then),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether bodies are likely for which the node has no output. Then the rest of a pipe matters little.
+fn can_be_empty(node: &InlineNode) -> bool {
+    match node {
+        InlineNode::Items(..) | InlineNode::Empty => true,
+        InlineNode::If(nodes) => nodes.iter().any(can_be_empty),
+        InlineNode::Pipe(nodes) => nodes.iter().any(can_be_empty),
+        _ => false,
+    }
 }
 
 /// Collects the elements of an array, separated by commas.
@@ -236,17 +315,18 @@ fn parse_path(
     input: &Input,
     depth: usize,
 ) -> Option<InlineNode> {
+    // `None` stands for `[]`. jaq evaluates the keys of a path first, which can't fail for literals.
     let parts = path.0.iter().map(|(part, opt)| {
-        let Part::Index(index) = part else { return None };
-        let key = match index {
-            Term::Str(None, parts) => PathKey::Text(plain_text(parts)?.into()),
-            Term::Num(digits) => PathKey::Index(digits.parse().ok()?),
+        let key = match part {
+            Part::Index(Term::Str(None, parts)) => Some(PathKey::Text(plain_text(parts)?.into())),
+            Part::Index(Term::Num(digits)) => Some(PathKey::Index(digits.parse().ok()?)),
+            Part::Range(None, None) => None,
             _ => return None,
         };
         Some((key, matches!(opt, Opt::Optional)))
     });
     let parts = parts.collect::<Option<Vec<_>>>()?;
-    if let (Term::Var(name), [(PathKey::Text(key), _)]) = (from, &parts[..]) {
+    if let (Term::Var(name), [(Some(PathKey::Text(key)), _)]) = (from, &parts[..]) {
         return Some(InlineNode::Variable(match *name {
             "$headers" => Variable::Header(Arc::clone(key)),
             "$query" => Variable::Query(Arc::clone(key)),
@@ -254,8 +334,14 @@ fn parse_path(
             _ => return None,
         }));
     }
-    let from = parse_node(from, input, depth + 1)?;
-    parts.into_iter().try_fold(from, |from, (key, is_optional)| extend_path(from, key, is_optional))
+    let mut node = parse_node(from, input, depth + 1)?;
+    for (key, is_optional) in parts {
+        node = match key {
+            Some(key) => extend_path(node, key, is_optional)?,
+            None => return Some(InlineNode::Items(Box::new(node), is_optional)),
+        };
+    }
+    Some(node)
 }
 
 fn extend_path(from: InlineNode, key: PathKey, is_optional: bool) -> Option<InlineNode> {

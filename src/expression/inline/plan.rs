@@ -1,16 +1,21 @@
 //! The inline expressions of one event, evaluated together.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use jaq_core::ops::Cmp;
 
 use super::extract::{ExtractedValue, PathTree};
-use super::{InlineNode, InlineValue, Literal, Variable};
+use super::{InlineNode, InlineValue, Literal, TextFunction, Variable};
 use crate::expression::EventContext;
 use crate::expression::input;
 use crate::json::without_mark;
 use crate::media_type::BodyFormat;
+
+/// Limit of the work for one event, on a thread of the intake: bytes of text that a function reads or
+/// that are copied, and for a regular expression their number times its size.
+const MAX_WORK: usize = 4 << 20;
 
 /// An expression or result that is left to jaq.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +49,8 @@ pub(in crate::expression) struct ExtractedEvent<'a> {
     event: &'a EventContext<'a>,
     /// `None`: the body is not plain JSON.
     values: Option<Vec<ExtractedValue<'a>>>,
+    /// See [`MAX_WORK`].
+    work_left: Cell<usize>,
 }
 
 impl InlinePlan {
@@ -75,7 +82,7 @@ impl InlinePlan {
             }
             BodyFormat::Form | BodyFormat::Multipart | BodyFormat::Text => None,
         };
-        ExtractedEvent { plan: self, event, values }
+        ExtractedEvent { plan: self, event, values, work_left: Cell::new(MAX_WORK) }
     }
 }
 
@@ -107,6 +114,14 @@ impl<P> InlineNode<P> {
                 let members = members.iter().map(|(key, node)| (key.clone(), node.map(map_path)));
                 InlineNode::Object(members.collect())
             }
+            Self::Text(function, node) => {
+                InlineNode::Text(function.clone(), Box::new(node.map(map_path)))
+            }
+            Self::Items(node, is_optional) => {
+                InlineNode::Items(Box::new(node.map(map_path)), *is_optional)
+            }
+            Self::Empty => InlineNode::Empty,
+            Self::NotSimple => InlineNode::NotSimple,
         }
     }
 }
@@ -140,14 +155,23 @@ impl<'a> ExtractedEvent<'a> {
             },
             InlineNode::Body(path) => match self.values.as_ref().ok_or(NotInlineable)?[path.slot] {
                 ExtractedValue::Null => InlineValue::Null,
-                ExtractedValue::Raw(raw) => InlineValue::from_json(raw)?,
+                ExtractedValue::Raw(raw) => {
+                    let value = InlineValue::from_json(raw)?;
+                    self.charge(value.copied_bytes())?;
+                    value
+                }
                 ExtractedValue::NotIndexable(at) if path.is_optional[at] => {
                     return Ok(InlineResult::Empty);
                 }
                 ExtractedValue::NotIndexable(_) => return Ok(InlineResult::Error),
             },
             InlineNode::Variable(variable) => self.variable_value(variable)?,
-            InlineNode::Input => input.cloned().ok_or(NotInlineable)?,
+            InlineNode::Input => {
+                let input = input.ok_or(NotInlineable)?;
+                // Each `[., .]` of a pipe doubles it.
+                self.charge(input.copied_bytes())?;
+                input.clone()
+            }
             InlineNode::Not(node) => match self.evaluate_node(node, input)? {
                 InlineResult::Value(value) => InlineValue::Bool(!value.is_true()),
                 other => return Ok(other),
@@ -182,7 +206,54 @@ impl<'a> ExtractedEvent<'a> {
             },
             InlineNode::Array(nodes) => return self.evaluate_array(nodes, input),
             InlineNode::Object(members) => return self.evaluate_object(members, input),
+            InlineNode::Text(function, node) => match self.evaluate_node(node, input)? {
+                InlineResult::Value(InlineValue::Text(text)) => self.call(function, text)?,
+                // jaq compares other values too.
+                InlineResult::Value(_) if matches!(function, TextFunction::Contains(_)) => {
+                    return Err(NotInlineable);
+                }
+                InlineResult::Value(_) => return Ok(InlineResult::Error),
+                other => return Ok(other),
+            },
+            InlineNode::Items(node, is_optional) => {
+                return match self.evaluate_node(node, input)? {
+                    InlineResult::Value(value) => match value.has_items() {
+                        Some(true) => Err(NotInlineable),
+                        Some(false) => Ok(InlineResult::Empty),
+                        None if *is_optional => Ok(InlineResult::Empty),
+                        None => Ok(InlineResult::Error),
+                    },
+                    other => Ok(other),
+                };
+            }
+            InlineNode::Empty => return Ok(InlineResult::Empty),
+            InlineNode::NotSimple => return Err(NotInlineable),
         }))
+    }
+
+    fn charge(&self, work: usize) -> Result<(), NotInlineable> {
+        self.work_left.set(self.work_left.get().checked_sub(work).ok_or(NotInlineable)?);
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        function: &TextFunction,
+        text: Cow<'a, str>,
+    ) -> Result<InlineValue<'a>, NotInlineable> {
+        let work = match function {
+            TextFunction::Test(regex) => regex.work(&text),
+            _ => text.len(),
+        };
+        self.charge(work)?;
+        Ok(match function {
+            TextFunction::Test(regex) => InlineValue::Bool(regex.is_match(&text)?),
+            TextFunction::StartsWith(start) => InlineValue::Bool(text.starts_with(&**start)),
+            TextFunction::EndsWith(end) => InlineValue::Bool(text.ends_with(&**end)),
+            TextFunction::Contains(part) => InlineValue::Bool(text.contains(&**part)),
+            TextFunction::Lowercase => InlineValue::Text(text.to_ascii_lowercase().into()),
+            TextFunction::Uppercase => InlineValue::Text(text.to_ascii_uppercase().into()),
+        })
     }
 
     /// Evaluates both operands. The outputs of the first come first; where the second has none,

@@ -8,7 +8,8 @@ use jaq_json::{Num, Rc, Val};
 
 use super::NotInlineable;
 
-/// The output of an inline expression. Only the type of an array or object of the body is known.
+/// The output of an inline expression. Only the type of an array or object of the body is known, if
+/// it is not empty.
 #[derive(Clone, Debug)]
 pub(in crate::expression) enum InlineValue<'a> {
     Null,
@@ -96,7 +97,9 @@ impl<'a> InlineValue<'a> {
             Some(b'n') => Self::Null,
             Some(b't') => Self::Bool(true),
             Some(b'f') => Self::Bool(false),
+            Some(b'[') if is_empty(raw) => Self::Array(Vec::new()),
             Some(b'[') => Self::BodyArray,
+            Some(b'{') if is_empty(raw) => Self::Object(Vec::new()),
             Some(b'{') => Self::BodyObject,
             Some(b'"') => match raw.get(1..raw.len() - 1) {
                 Some(text) if !text.contains('\\') => Self::Text(Cow::Borrowed(text)),
@@ -110,6 +113,27 @@ impl<'a> InlineValue<'a> {
 
     pub fn is_true(&self) -> bool {
         !matches!(self, Self::Null | Self::Bool(false))
+    }
+
+    /// Whether it is a list or an object with items; `None`: it is neither.
+    pub fn has_items(&self) -> Option<bool> {
+        match self {
+            Self::Array(all) => Some(!all.is_empty()),
+            Self::Object(all) => Some(!all.is_empty()),
+            Self::BodyArray | Self::BodyObject => Some(true),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// The number of bytes that it holds besides those of the body.
+    pub fn copied_bytes(&self) -> usize {
+        let nested_bytes = match self {
+            Self::Text(Cow::Owned(text)) => return text.len(),
+            Self::Array(all) => all.iter().map(Self::copied_bytes).sum::<usize>(),
+            Self::Object(all) => all.iter().map(|(_, value)| value.copied_bytes()).sum(),
+            _ => 0,
+        };
+        nested_bytes + size_of::<Self>()
     }
 
     /// The order of the types.
@@ -166,4 +190,9 @@ impl<'a> InlineValue<'a> {
             Self::BodyArray | Self::BodyObject => return Err(NotInlineable),
         })
     }
+}
+
+/// Whether there is nothing between the brackets of an array or object.
+fn is_empty(raw: &str) -> bool {
+    raw.get(1..raw.len() - 1).is_some_and(|inside| inside.trim_ascii().is_empty())
 }
