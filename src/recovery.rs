@@ -51,11 +51,11 @@ pub fn recover_after_crash(
 }
 
 /// The record of an attempt that the crash interrupted. A prefetched job may not have started, so the crash does
-/// not count against it.
+/// not count against it, even if earlier crashes did.
 fn interrupted_attempt(job: &InterruptedJob, policy: &Retry) -> AttemptRecord {
-    let crashes = match job.started_at_ms {
-        Some(_) => job.crashes.saturating_add(1),
-        None => job.crashes,
+    let (crashes, counted_crashes) = match job.started_at_ms {
+        Some(_) => (job.crashes.saturating_add(1), job.crashes.saturating_add(1)),
+        None => (job.crashes, 0),
     };
     let detail = match job.started_at_ms {
         _ if job.is_cancelled => "cancelled",
@@ -64,8 +64,11 @@ fn interrupted_attempt(job: &InterruptedJob, policy: &Retry) -> AttemptRecord {
     };
     let result = AttemptResult::new(Outcome::Interrupted, detail);
     let ms = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    let history =
-        JobHistory { failures: job.claimed.failures, age: ms(job.claimed.age_ms), crashes };
+    let history = JobHistory {
+        failures: job.claimed.failures,
+        age: ms(job.claimed.age_ms),
+        crashes: counted_crashes,
+    };
     let next = retry::next_step(policy, history, &result, clock::random_unit_f64);
     let now_ms = clock::wall_ms();
     worker::build_attempt_record(
