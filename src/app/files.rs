@@ -13,7 +13,7 @@ const FILES_PER_READER: u64 = 2;
 /// A kept connection to a URL: its socket, and four of its runtime: the epoll instance twice, an eventfd
 /// and tokio's socket for signals.
 const FILES_PER_URL_CONNECTION: u64 = 5;
-/// Four pipes and the pidfd of a process. The other ends of its pipes too, while it starts or runs one job.
+/// Four pipes and the pidfd of a process. While it starts, the other ends of its pipes too.
 const FILES_PER_PROCESS: u64 = 5;
 const FILES_PER_STARTING_PROCESS: u64 = 4;
 

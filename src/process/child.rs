@@ -116,8 +116,6 @@ pub(super) struct ChildProcess {
     stderr: Option<OwnedFd>,
     pub stderr_tail: TailBuffer,
     control: Option<OwnedFd>,
-    /// Keeps the output streams from ending before `close_output_ends`.
-    output_ends: Option<[OwnedFd; 3]>,
     control_lines: LineSplitter,
     /// How much the last `communicate` wrote to stdin.
     written_bytes: u64,
@@ -127,8 +125,7 @@ pub(super) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts the process. Its output streams do not end before `close_output_ends`. A process closes
-    /// them one after the other as it ends, and each end would wake the caller.
+    /// Starts the process.
     pub fn start(command: &CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
         let run = RunGuard::new(&command.supervisor, &command.run_id);
         let child = spawn::spawn(command, &run)?;
@@ -141,7 +138,6 @@ impl ChildProcess {
             stderr: Some(child.stderr),
             stderr_tail: TailBuffer::new(0, max_output_bytes),
             control: Some(child.control),
-            output_ends: Some(child.output_ends),
             control_lines: LineSplitter::new(MAX_CONTROL_LINE_BYTES),
             written_bytes: 0,
             unread_bytes: None,
@@ -151,11 +147,6 @@ impl ChildProcess {
 
     pub fn pidfd(&self) -> &OwnedFd {
         &self.pidfd
-    }
-
-    /// Lets an output stream end when the process closes it.
-    pub fn close_output_ends(&mut self) {
-        self.output_ends = None;
     }
 
     /// Writes `input` and passes the output of the process to `on_output`. Returns when a callback

@@ -82,11 +82,8 @@ impl LineProcess {
     pub fn start(mut command: CommandSpec, max_output_bytes: usize) -> Result<Self, StartError> {
         let number = command.supervisor.table.lock().next_number();
         command.run_id = format!("{}.{number}", command.run_id);
-        let mut child = ChildProcess::start(&command, max_output_bytes)?;
-        // A process that closes its stdout takes no more jobs.
-        child.close_output_ends();
         Ok(Self {
-            child,
+            child: ChildProcess::start(&command, max_output_bytes)?,
             // A line that is too long is recognised by the extra byte.
             responses: LineSplitter::new(MAX_RESPONSE_BYTES + 1),
             idle_stderr: Vec::new(),

@@ -6,7 +6,7 @@
 //! its child processes, which are dumpable since their `exec`.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
@@ -47,9 +47,7 @@ impl Supervisor {
         let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
         let is_denied = self.denied_scores.load(Ordering::Relaxed) >= MAX_DENIED;
         for _ in 0..if is_denied { 1 } else { WRITE_ATTEMPTS } {
-            // `fs::write` would create and truncate it, which costs more than the write.
-            let file = fs::OpenOptions::new().write(true).open(&path);
-            match file.and_then(|mut file| file.write_all(self.handler_score.as_bytes())) {
+            match fs::write(&path, &self.handler_score) {
                 Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                     let mut exit_poll = [PollFd::new(pidfd, PollFlags::IN)];
                     // After its end, the files of a process belong to root too.

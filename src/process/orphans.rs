@@ -22,8 +22,8 @@ use rustix::process::{
 
 use super::Supervisor;
 use super::procfs::{
-    RunId, SUPERVISOR_COUNT, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, all_pids, has_children,
-    parent_pid, read_children, read_run_id, wait_for_exits,
+    RunId, SUPERVISOR_COUNT, TRANSITION_RETRY_WAIT, TRANSITION_TIMEOUT, all_pids, parent_pid,
+    read_children, read_run_id, wait_for_exits,
 };
 
 /// The maximum number of sweeps. An orphan's children become orphans only after its end, so each
@@ -100,7 +100,7 @@ impl RunGuard {
         let mut in_transition_since = None;
         let mut kill_rounds = 0;
         while kill_rounds < MAX_SWEEPS && Instant::now() < deadline {
-            if !has_children() {
+            if read_children().is_empty() {
                 return;
             }
             let sweep = supervisor.sweep(&self.run_id, group);

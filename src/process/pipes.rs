@@ -4,7 +4,6 @@
 //! for any output of the process.
 
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -101,18 +100,17 @@ impl LineSplitter {
 /// Reads the available bytes without waiting. Closes the descriptor once the other end is closed.
 pub(super) fn read_some(source: &mut Option<OwnedFd>, on_bytes: &mut dyn FnMut(&[u8])) {
     let Some(fd) = source else { return };
-    // Not initialised: most reads find nothing, and clearing the buffer would cost more than they do.
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 16 << 10];
+    let mut buffer = [0_u8; 16 << 10];
     let mut remaining = MAX_READ_BYTES;
     while remaining > 0 {
         match rustix::io::read(&*fd, &mut buffer[..]) {
-            Ok((bytes, unused)) if !bytes.is_empty() => {
-                on_bytes(bytes);
+            Ok(count) if count > 0 => {
+                on_bytes(&buffer[..count]);
                 // A short read means that the pipe is empty.
-                if !unused.is_empty() {
+                if count < buffer.len() {
                     return;
                 }
-                remaining = remaining.saturating_sub(bytes.len());
+                remaining = remaining.saturating_sub(count);
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return,

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -53,22 +52,6 @@ pub(super) fn read_children() -> Vec<Pid> {
     {
         Ok(_) => parse_pids(text.split_whitespace()),
         Err(_) => Vec::new(),
-    }
-}
-
-/// Returns whether `read_children` would return any. Each run asks this at its end, so the list stays
-/// open: its path has six folders to look up.
-pub(super) fn has_children() -> bool {
-    static LIST: OnceLock<fs::File> = OnceLock::new();
-    let list = if has_children_list() && LIST.get().is_none() {
-        // Without a free descriptor, the next call tries again.
-        fs::File::open(children_path()).ok().map(|file| LIST.get_or_init(|| file))
-    } else {
-        LIST.get()
-    };
-    match list.map(|file| file.read_at(&mut [0], 0)) {
-        Some(Ok(length)) => length > 0,
-        Some(Err(_)) | None => !read_children().is_empty(),
     }
 }
 

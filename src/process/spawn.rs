@@ -56,9 +56,6 @@ pub(super) struct Child {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
     pub control: OwnedFd,
-    /// The process's ends of stdout, stderr and descriptor 3. While one of them is open, its stream
-    /// does not end.
-    pub output_ends: [OwnedFd; 3],
 }
 
 /// Starts the process.
@@ -76,9 +73,8 @@ pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, Star
     let pid = run
         .supervisor
         .start(|| run_posix_spawn(command, &pipe_ends).inspect(|&pid| restore_file_limit(pid)))?;
-    // The child's end of stdin is closed first, so that a descriptor is free for the pidfd.
-    let [stdin_end, output_ends @ ..] = pipe_ends;
-    drop(stdin_end);
+    // The child's ends are closed first, so that a descriptor is free for the pidfd.
+    drop(pipe_ends);
     let pidfd = open_pidfd(pid).map_err(|e| {
         let _ = kill_process_group(pid, Signal::KILL);
         run.kill_orphans(pid);
@@ -88,7 +84,7 @@ pub(super) fn spawn(command: &CommandSpec, run: &RunGuard) -> Result<Child, Star
     })?;
     // This comes last, because the program is not dumpable until a moment after its start.
     run.supervisor.raise_handler_score(pid, &pidfd);
-    Ok(Child { pid, pidfd, stdin, stdout, stderr, control, output_ends })
+    Ok(Child { pid, pidfd, stdin, stdout, stderr, control })
 }
 
 /// Opens a pidfd of a running process. The process already runs, so a shortage of descriptors is

@@ -1,11 +1,8 @@
 //! Tests of stdin, stdout and stderr: no behaviour of a process blocks the run.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{ExitReason, process_exists, sh};
-use crate::process::orphans::RunGuard;
-use crate::process::spawn;
 
 #[test]
 fn the_end_of_a_flood_is_kept() {
@@ -95,20 +92,6 @@ fn a_process_that_closes_its_pipes_continues_without_busy_waiting() {
     assert!(test_run.path().join("ran").exists());
     // Busy waiting would use the whole second.
     assert!(took.tv_sec == 0 && took.tv_nsec < 500_000_000, "{took:?}");
-}
-
-#[test]
-fn the_end_of_a_process_wakes_its_run_through_the_pidfd_alone() {
-    let test_run = sh("exit 0");
-    let guard = RunGuard::new(&test_run.command.supervisor, &test_run.command.run_id);
-    let child = spawn::spawn(&test_run.command, &guard).unwrap();
-    let outputs = [&child.stdout, &child.stderr, &child.control];
-    assert_eq!(poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], None), Ok(1));
-    let mut fds = outputs.map(|fd| PollFd::new(fd, PollFlags::IN));
-    assert_eq!(poll(&mut fds, Some(&Timespec::default())), Ok(0));
-    drop(child.output_ends);
-    assert_eq!(poll(&mut fds, Some(&Timespec::default())), Ok(3), "the streams end now");
-    guard.supervisor.reap(child.pid).unwrap();
 }
 
 #[test]
