@@ -8,10 +8,10 @@ use rusqlite::{CachedStatement, Connection, Statement, ToSql};
 pub(super) const SIZES: [usize; 5] = [32, 16, 8, 4, 1];
 
 /// A row with more bytes is inserted alone, which bounds the memory that the statements keep.
-pub(super) const MAX_BATCHED_BYTES: usize = 16 << 10;
+const MAX_BATCHED_BYTES: usize = 16 << 10;
 
 /// The texts of the statements, for each of `SIZES`.
-pub(super) type StatementTexts = [&'static str; SIZES.len()];
+pub type StatementTexts = [&'static str; SIZES.len()];
 
 /// Makes the texts of the statements from the table with its columns, and the values of one row. `OR FAIL`:
 /// after an error, the caller rolls back its transaction or savepoint, so SQLite does not have to be able to
@@ -34,20 +34,27 @@ macro_rules! statement_texts {
 pub(super) use statement_texts;
 
 /// A row of a table whose rows are inserted in batches.
-pub(super) trait BatchRow {
+pub trait BatchRow {
+    /// From `statement_texts`.
     const STATEMENTS: StatementTexts;
+
+    /// The number of bytes of its values that may be large.
+    fn byte_count(&self) -> usize {
+        0
+    }
 
     /// Binds the values of the row.
     fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()>;
 }
 
 /// Binds the values of one row after the other.
-pub(super) struct RowValues<'s, 'c> {
+pub struct RowValues<'s, 'c> {
     statement: &'s mut Statement<'c>,
     bound: usize,
 }
 
 impl RowValues<'_, '_> {
+    /// Binds the values of one row, in the order of its columns.
     pub fn bind(&mut self, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
         for value in values {
             self.bound += 1;
@@ -57,8 +64,9 @@ impl RowValues<'_, '_> {
     }
 }
 
-/// Rows that are inserted together. They are in the table after `flush`.
-pub(super) struct BatchInsert<'c, R> {
+/// Rows that are inserted together. They are in the table after `flush`. A caller that reads the table calls
+/// that first.
+pub struct BatchInsert<'c, R> {
     conn: &'c Connection,
     rows: Vec<R>,
     statements: [Option<CachedStatement<'c>>; SIZES.len()],
@@ -71,11 +79,19 @@ impl<'c, R: BatchRow> BatchInsert<'c, R> {
 
     /// Adds a row. Inserts the rows so far if they are as many as the largest statement takes.
     pub fn push(&mut self, row: R) -> rusqlite::Result<()> {
+        // A statement keeps its values until it is dropped.
+        let is_large = row.byte_count() > MAX_BATCHED_BYTES;
+        if is_large {
+            self.flush()?;
+        }
         self.rows.push(row);
-        if self.rows.len() == SIZES[0] { self.flush() } else { Ok(()) }
+        if is_large || self.rows.len() == SIZES[0] { self.flush() } else { Ok(()) }
     }
 
-    /// Inserts the rows, in their order.
+    /// Inserts the rows that are not inserted yet, in their order.
+    ///
+    /// # Errors
+    /// The write failed. The caller rolls the transaction back.
     pub fn flush(&mut self) -> rusqlite::Result<()> {
         let mut rows = self.rows.as_slice();
         let texts = R::STATEMENTS;

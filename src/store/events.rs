@@ -5,9 +5,7 @@ use std::borrow::Cow;
 
 use rusqlite::{Connection, params};
 
-use super::batch_insert::{
-    BatchInsert, BatchRow, MAX_BATCHED_BYTES, RowValues, StatementTexts, statement_texts,
-};
+use super::batch_insert::{BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts};
 use super::effects::AlertCondition;
 use super::jobs::transition::{self, PlainJobRow};
 use super::jobs::{JobOrigin, OriginKind, insert};
@@ -111,6 +109,10 @@ impl BatchRow for EventRow<'_> {
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
 
+    fn byte_count(&self) -> usize {
+        self.new_event.body.len() + self.new_event.headers.len()
+    }
+
     fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()> {
         let new_event = self.new_event;
         values.bind(params![
@@ -131,7 +133,7 @@ impl BatchRow for EventRow<'_> {
     }
 }
 
-impl<'c, 'e> EventInserts<'c, 'e> {
+impl<'c> EventInserts<'c, '_> {
     pub fn new(conn: &'c Connection) -> Self {
         Self { events: BatchInsert::new(conn), jobs: BatchInsert::new(conn) }
     }
@@ -143,16 +145,6 @@ impl<'c, 'e> EventInserts<'c, 'e> {
     pub fn flush(&mut self) -> rusqlite::Result<()> {
         self.events.flush()?;
         self.jobs.flush()
-    }
-
-    fn push(&mut self, row: EventRow<'e>) -> rusqlite::Result<()> {
-        // A statement keeps its values until the end of the group.
-        let is_large = row.new_event.body.len() + row.new_event.headers.len() > MAX_BATCHED_BYTES;
-        if is_large {
-            self.events.flush()?;
-        }
-        self.events.push(row)?;
-        if is_large { self.events.flush() } else { Ok(()) }
     }
 }
 
@@ -214,7 +206,12 @@ pub fn insert_event<'e>(
         || new_event.plan.is_large();
     let jobs = if is_deferred { 0 } else { new_event.plan.job_count() };
     let count = i64::try_from(jobs).unwrap_or(i64::MAX);
-    inserts.push(EventRow { id: event, new_event, first_job, last_job: first_job + count - 1 })?;
+    inserts.events.push(EventRow {
+        id: event,
+        new_event,
+        first_job,
+        last_job: first_job + count - 1,
+    })?;
     dedupe::save_keys(tx.conn, source, keys, event, now_ms)?;
     tx.cache.blocks.add_event(tx.conn, source, event.0, new_event.received_at_ms)?;
     tx.effects.minute_counts.add_event(source, new_event.received_at_ms);

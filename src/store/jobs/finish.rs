@@ -1,9 +1,9 @@
 //! Outcomes: the attempt's row, the new state of its job, and the handler's circuit breaker.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::super::batch_insert::{
-    BatchInsert, BatchRow, MAX_BATCHED_BYTES, RowValues, StatementTexts, statement_texts,
+    BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts,
 };
 use super::super::breaker;
 use super::super::statements::Statements;
@@ -12,11 +12,11 @@ use super::{AttemptRecord, JobOrigin, VersionKey, keys, load_current_claim, tran
 use crate::domain::job::JobState;
 use crate::domain::{NextStep, Outcome};
 
-/// Rows of `attempts` that are inserted together. A caller that reads the table calls `flush` first.
-pub struct AttemptInserts<'c, 'e>(BatchInsert<'c, AttemptRow<'e>>);
+/// Rows of `attempts` that are inserted together.
+pub type AttemptInserts<'c, 'e> = BatchInsert<'c, AttemptRow<'e>>;
 
 /// A row of `attempts`.
-struct AttemptRow<'e> {
+pub struct AttemptRow<'e> {
     id: i64,
     record: &'e AttemptRecord,
     next_at_ms: Option<i64>,
@@ -27,6 +27,10 @@ impl BatchRow for AttemptRow<'_> {
         "attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at, stdout, stderr)",
         "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
+
+    fn byte_count(&self) -> usize {
+        self.record.stdout.len() + self.record.stderr.len()
+    }
 
     fn bind(&self, values: &mut RowValues<'_, '_>) -> rusqlite::Result<()> {
         let record = self.record;
@@ -42,31 +46,6 @@ impl BatchRow for AttemptRow<'_> {
             non_empty(&record.stdout),
             non_empty(&record.stderr),
         ])
-    }
-}
-
-impl<'c, 'e> AttemptInserts<'c, 'e> {
-    pub fn new(conn: &'c Connection) -> Self {
-        Self(BatchInsert::new(conn))
-    }
-
-    /// Inserts the rows that are not inserted yet.
-    ///
-    /// # Errors
-    /// The write failed. The caller rolls the transaction back.
-    pub fn flush(&mut self) -> rusqlite::Result<()> {
-        self.0.flush()
-    }
-
-    fn push(&mut self, row: AttemptRow<'e>) -> rusqlite::Result<()> {
-        // A statement keeps its values until the end of the group.
-        let AttemptRecord { stdout, stderr, .. } = row.record;
-        let is_large = stdout.len() + stderr.len() > MAX_BATCHED_BYTES;
-        if is_large {
-            self.flush()?;
-        }
-        self.0.push(row)?;
-        if is_large { self.flush() } else { Ok(()) }
     }
 }
 
