@@ -437,22 +437,9 @@ pub fn build_attempt_record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EventId, HandlerId, SourceId};
 
     fn claimed(job: i64, attempt: u32) -> ClaimedJob {
-        ClaimedJob {
-            claim: Claim { job: JobId(job), attempt },
-            event: EventId(1),
-            source: SourceId(1),
-            handler: HandlerId(1),
-            failures: 0,
-            age_ms: 0,
-            item: None,
-            replay: 0,
-            should_reevaluate: false,
-            is_probe: false,
-            is_prefetched: false,
-        }
+        ClaimedJob::for_test(Claim { job: JobId(job), attempt })
     }
 
     #[test]

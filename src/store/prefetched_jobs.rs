@@ -82,25 +82,13 @@ impl PrefetchedJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Claim, EventId, JobId, SourceId};
+    use crate::domain::{Claim, JobId};
 
     const H: HandlerId = HandlerId(1);
 
     fn with_jobs(numbers: [i64; 2]) -> PrefetchedJobs {
         let prefetched = PrefetchedJobs::default();
-        let job = |number| ClaimedJob {
-            claim: Claim { job: JobId(number), attempt: 1 },
-            event: EventId(1),
-            source: SourceId(1),
-            handler: H,
-            failures: 0,
-            age_ms: 0,
-            item: None,
-            replay: 0,
-            should_reevaluate: false,
-            is_probe: false,
-            is_prefetched: true,
-        };
+        let job = |number| ClaimedJob::for_test(Claim { job: JobId(number), attempt: 1 });
         prefetched.add(H, numbers.map(job).into());
         prefetched
     }

@@ -95,6 +95,24 @@ const CLAIM_COLUMNS: &str = "id, attempt, event, source, handler, failures, age_
   coalesce(replay, 0), reevaluation IS 1";
 
 impl ClaimedJob {
+    /// A job for tests, whose other ids are 1.
+    #[cfg(test)]
+    pub fn for_test(claim: Claim) -> Self {
+        Self {
+            claim,
+            event: EventId(1),
+            source: SourceId(1),
+            handler: HandlerId(1),
+            failures: 0,
+            age_ms: 0,
+            item: None,
+            replay: 0,
+            should_reevaluate: false,
+            is_probe: false,
+            is_prefetched: false,
+        }
+    }
+
     /// Reads a row that begins with [`CLAIM_COLUMNS`].
     fn read(row: &Row<'_>, cache: &WriterCache) -> rusqlite::Result<Self> {
         let handler = row.get(4)?;
