@@ -3,6 +3,7 @@
 //!
 //! actix-web's own `HttpServer` does not accept our stream type, so this module combines its parts.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -82,10 +83,16 @@ pub fn spawn_server(
             let (state, connections) = (Arc::clone(&state), Arc::clone(&run_connections));
             let added = match socket {
                 BoundSocket::Tcp(tcp) => {
-                    server.listen(name, tcp, move || tcp_service(kind, &state, &connections))
+                    let peer_addr = |stream: &TcpStream| stream.peer_addr().map(Some);
+                    server.listen(name, tcp, move || {
+                        stream_service(kind, &state, &connections, peer_addr)
+                    })
                 }
                 BoundSocket::Unix(unix) => {
-                    server.listen_uds(name, unix, move || unix_service(kind, &state, &connections))
+                    let peer_addr = |_: &UnixStream| Ok(None);
+                    server.listen_uds(name, unix, move || {
+                        stream_service(kind, &state, &connections, peer_addr)
+                    })
                 }
             };
             match added {
@@ -112,41 +119,26 @@ pub fn spawn_server(
     Ok(RunningServer { handle, thread, connections })
 }
 
-fn tcp_service(
+/// The service of one thread for the connections of one socket. `peer_addr` fails for a peer that has reset its
+/// connection. Without an address it would count as a unix socket.
+fn stream_service<S>(
     kind: ListenerKind,
     state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
-) -> impl ServiceFactory<TcpStream, Config = ()> + use<> {
+    peer_addr: fn(&S) -> io::Result<Option<SocketAddr>>,
+) -> impl ServiceFactory<S, Config = ()> + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (connections, thread) = (Arc::clone(connections), connections.add_thread());
-    let admit = move |tcp: TcpStream| {
+    let admit = move |stream: S| {
         let connections = Arc::clone(&connections);
-        async move {
-            // A peer that has reset its connection has no address. Without one it would count as a
-            // unix socket.
-            let peer = tcp.peer_addr().map_err(DispatchError::Io)?;
-            let stream = ConnectionStream::admit(tcp, &connections, thread)
-                .await
-                .map_err(DispatchError::Io)?;
-            Ok((stream, Protocol::Http1, Some(peer)))
-        }
-    };
-    fn_service(admit).and_then(http_service(kind, state))
-}
-
-fn unix_service(
-    kind: ListenerKind,
-    state: &Arc<IntakeState>,
-    connections: &Arc<Connections>,
-) -> impl ServiceFactory<UnixStream, Config = ()> + use<> {
-    let (connections, thread) = (Arc::clone(connections), connections.add_thread());
-    let admit = move |unix: UnixStream| {
-        let connections = Arc::clone(&connections);
-        async move {
-            let stream = ConnectionStream::admit(unix, &connections, thread)
-                .await
-                .map_err(DispatchError::Io)?;
-            Ok((stream, Protocol::Http1, None))
-        }
+        let admitted = async move {
+            let peer = peer_addr(&stream)?;
+            let stream = ConnectionStream::admit(stream, &connections, thread).await?;
+            Ok((stream, Protocol::Http1, peer))
+        };
+        async { admitted.await.map_err(DispatchError::Io) }
     };
     fn_service(admit).and_then(http_service(kind, state))
 }
