@@ -5,17 +5,25 @@
 //! ignore `Upgrade` (RFC 9110, section 7.8).
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::{HttpRequest, HttpResponse, dev, web::Bytes};
 use futures_core::Stream;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout_at;
 
-use super::body_memory::{BudgetFull, MIN_LARGE_BYTES};
+use super::body_memory::{
+    BodyReservation, BudgetFull, MIN_LARGE_BYTES, MIN_PROGRESS_BYTES, PROGRESS_PERIOD,
+};
 use super::connection::Connection;
 use super::rejection::Rejection;
+
+/// Maximum size of a rejected body that is read and discarded, so that the response arrives.
+const MAX_DRAINED_BYTES: usize = 8 << 20;
 
 /// Why a body is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,7 @@ pub struct RequestBody {
     /// Bytes that are still missing, if actix-http does not know the end of the body.
     remaining: Option<usize>,
     length: Option<usize>,
+    received_bytes: usize,
     is_complete: bool,
     /// actix-http has decoded what arrived together with the head.
     is_decoded: bool,
@@ -48,24 +57,101 @@ pub struct RequestBody {
 
 impl RequestBody {
     pub fn new(request: &HttpRequest, payload: dev::Payload) -> Self {
-        if matches!(payload, dev::Payload::None) {
-            return Self {
-                payload,
-                remaining: None,
-                length: Some(0),
-                is_complete: true,
-                is_decoded: true,
-            };
+        let empty = Self {
+            payload,
+            remaining: None,
+            length: Some(0),
+            received_bytes: 0,
+            is_complete: true,
+            is_decoded: false,
+        };
+        if matches!(empty.payload, dev::Payload::None) {
+            return empty;
         }
         let length = request.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let remaining = has_no_end(request).then_some(length.unwrap_or(0));
-        Self { payload, remaining, length, is_complete: false, is_decoded: false }
+        Self { remaining, length, is_complete: false, ..empty }
     }
 
-    /// Returns the next chunk. The handler has to call this when it is polled for the first time. Calls `on_wait` if the chunk has not arrived yet; its error ends the
-    /// body.
-    pub async fn next_chunk(
+    /// Receives the whole body within its size and time limits. The handler has to call this, or `drain`, when it
+    /// is polled for the first time.
+    ///
+    /// # Errors
+    /// The rejection of the request.
+    pub async fn receive(
+        &mut self,
+        max_bytes: usize,
+        deadline: Instant,
+        reservation: &mut BodyReservation<'_>,
+    ) -> Result<Vec<u8>, Rejection> {
+        let mut body = Vec::new();
+        if self.is_large() {
+            reservation.mark_large();
+        }
+        loop {
+            let (bytes_before, mut wait_until) = (self.received_bytes, deadline);
+            if reservation.is_large() {
+                wait_until = wait_until.min(Instant::now() + PROGRESS_PERIOD);
+            }
+            let is_first_poll = !self.is_decoded;
+            let read = self.read_chunks(max_bytes, reservation, &mut body);
+            match timeout_after_first_poll(wait_until, is_first_poll, read).await {
+                Ok(Ok(true)) => break,
+                // The body has become large.
+                Ok(Ok(false)) => {}
+                Ok(Err(rejection)) => return Err(rejection),
+                Err(_) if Instant::now() >= deadline => return Err(Rejection::Timeout),
+                Err(_)
+                    if reservation.should_make_progress()
+                        && self.received_bytes - bytes_before < MIN_PROGRESS_BYTES =>
+                {
+                    return Err(Rejection::Timeout);
+                }
+                Err(_) => {}
+            }
+        }
+        reservation.release_shares();
+        Ok(body)
+    }
+
+    /// Reads to the end of the body, or until it becomes large. Returns whether it is complete.
+    async fn read_chunks(
+        &mut self,
+        max_bytes: usize,
+        reservation: &mut BodyReservation<'_>,
+        body: &mut Vec<u8>,
+    ) -> Result<bool, Rejection> {
+        let was_large = reservation.is_large();
+        while let Some(chunk) = self.next_chunk(|| reservation.charge_shares()).await {
+            let chunk = chunk.map_err(Rejection::from)?;
+            if self.received_bytes > max_bytes {
+                return Err(Rejection::TooLarge { max: max_bytes });
+            }
+            reservation.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
+            body.extend_from_slice(&chunk);
+            if reservation.is_large() != was_large {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads and discards the rest of a rejected body, so that the response arrives.
+    pub async fn drain(&mut self, deadline: Instant) {
+        let max_bytes = self.received_bytes + MAX_DRAINED_BYTES;
+        let read = async {
+            while let Some(Ok(_)) = self.next_chunk(|| Ok(())).await {
+                if self.received_bytes > max_bytes {
+                    return;
+                }
+            }
+        };
+        let _ = timeout_at(deadline.into(), read).await;
+    }
+
+    /// Returns the next chunk. Calls `on_wait` if it has not arrived yet; its error ends the body.
+    async fn next_chunk(
         &mut self,
         mut on_wait: impl FnMut() -> Result<(), BudgetFull>,
     ) -> Option<Result<Bytes, BodyError>> {
@@ -73,8 +159,8 @@ impl RequestBody {
             return None;
         }
         let chunk = poll_fn(|context| {
-            // actix-http polls the handler, decodes what arrived together with the head, and polls the handler
-            // again. A waker would only make it poll the connection once more, without any work.
+            // actix-http polls the handler, decodes what arrived together with the head, and polls the handler a
+            // second time. If that woke the connection, a third poll would find nothing to do.
             let mut without_waker = Context::from_waker(Waker::noop());
             let is_decoded = std::mem::replace(&mut self.is_decoded, true);
             let context = if is_decoded { context } else { &mut without_waker };
@@ -86,23 +172,21 @@ impl RequestBody {
                 }
             }
         });
-        match (chunk.await, &mut self.remaining) {
-            (None, _) => {
-                self.is_complete = true;
-                None
-            }
-            (Some(Ok(mut bytes)), Some(remaining)) => {
+        let mut chunk = chunk.await;
+        self.is_complete |= chunk.is_none();
+        if let Some(Ok(bytes)) = &mut chunk {
+            if let Some(remaining) = &mut self.remaining {
                 bytes.truncate(*remaining);
                 *remaining -= bytes.len();
-                Some(Ok(bytes))
             }
-            (chunk, _) => chunk,
+            self.received_bytes += bytes.len();
         }
+        chunk
     }
 
-    /// Whether the handler has been polled since actix-http decoded what arrived together with the head.
-    pub fn is_decoded(&self) -> bool {
-        self.is_decoded
+    /// Bytes of the body received so far.
+    pub fn received_bytes(&self) -> usize {
+        self.received_bytes
     }
 
     /// The length in the head. `None`: the body is chunked.
@@ -111,8 +195,27 @@ impl RequestBody {
     }
 
     /// Whether the head announces a large body.
-    pub fn is_large(&self) -> bool {
+    fn is_large(&self) -> bool {
         self.length.is_some_and(|length| length >= MIN_LARGE_BYTES)
+    }
+}
+
+/// Like `timeout_at`, but the first poll of the handler sets no timer: actix-http decodes the body after it, and
+/// polls a second time.
+async fn timeout_after_first_poll<T>(
+    deadline: Instant,
+    mut is_first_poll: bool,
+    future: impl Future<Output = T>,
+) -> Result<T, Elapsed> {
+    let mut future = pin!(future);
+    let early = poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if std::mem::take(&mut is_first_poll) => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    });
+    match early.await {
+        Some(output) => Ok(output),
+        None => timeout_at(deadline.into(), future).await,
     }
 }
 

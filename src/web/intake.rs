@@ -4,25 +4,19 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Instant;
 
 use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, dev};
-use tokio::time::error::Elapsed;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::body::{RequestBody, finish_response};
-use super::body_memory::{
-    BodyOwner, BodyReservation, BudgetFull, MIN_PROGRESS_BYTES, PROGRESS_PERIOD,
-};
+use super::body_memory::BodyOwner;
 use super::client_ip::{self, Peer};
 use super::connection::Connection;
 use super::connection_stream::MAX_HEAD_BYTES;
@@ -45,9 +39,6 @@ use crate::expression::DEDUPE_TIMEOUT;
 use crate::planner::{self, PlannedEvent};
 use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
 use crate::verify::{Proof, SenderResponse, SignedRequest};
-
-/// Maximum size of a rejected body that is read and discarded, so that the response arrives.
-const MAX_DRAINED_BYTES: usize = 8 << 20;
 
 /// Header lines as received: lower-case name, value.
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
@@ -109,7 +100,6 @@ pub async fn handle_webhook(
         deadline: started_at + config.server.request_timeout,
         client: None,
         ip: String::new(),
-        bytes: 0,
     };
     let mut response = intake_request.run(request, &mut body).await;
     if state.is_closing.load(Ordering::Relaxed) {
@@ -129,8 +119,6 @@ struct IntakeRequest<'a> {
     client: Option<IpAddr>,
     /// The client's address as text, empty if unknown.
     ip: String,
-    /// Bytes of the body received so far.
-    bytes: usize,
 }
 
 impl IntakeRequest<'_> {
@@ -162,9 +150,11 @@ impl IntakeRequest<'_> {
                 }
             }
         };
-        Box::pin(self.drain(body, &rejection)).await;
+        if !matches!(rejection, Rejection::Timeout | Rejection::Disconnected) {
+            Box::pin(body.drain(self.deadline)).await;
+        }
         if rejection.is_recorded() {
-            self.record(&rejection, runtime, request);
+            self.record(&rejection, runtime, request, body.received_bytes());
         }
         rejection.response()
     }
@@ -174,6 +164,7 @@ impl IntakeRequest<'_> {
         rejection: &Rejection,
         runtime: Option<&SourceRuntime>,
         request: &HttpRequest,
+        bytes: usize,
     ) {
         let redactor = &*self.config.redactor;
         let redaction = stored_request::Redaction {
@@ -191,7 +182,7 @@ impl IntakeRequest<'_> {
                 method: &redactor.redact(request.method().as_str()),
                 path: &redaction.redact_path(request.uri().path()),
                 ip: &self.ip,
-                bytes: self.bytes,
+                bytes,
                 status: rejection.status(),
                 reason,
             },
@@ -235,7 +226,8 @@ impl IntakeRequest<'_> {
             max_inflight_bytes: config.server.max_inflight_bytes,
             max_body_bytes: source.max_body_bytes,
         });
-        let body = self.receive_body(payload, source.max_body_bytes, &mut reservation).await?;
+        let body = payload.receive(source.max_body_bytes, self.deadline, &mut reservation).await?;
+        self.connection.end_body();
         let (uri, server) = (request.uri(), &config.server);
         let signed_request = SignedRequest {
             method,
@@ -512,105 +504,6 @@ impl IntakeRequest<'_> {
             return Err(Rejection::QueueFull);
         }
         Ok(self.writer_client.store(event))
-    }
-
-    /// Receives the whole body within its size and time limits.
-    async fn receive_body(
-        &mut self,
-        payload: &mut RequestBody,
-        max: usize,
-        reservation: &mut BodyReservation<'_>,
-    ) -> Result<Vec<u8>, Rejection> {
-        let mut body = Vec::new();
-        if payload.is_large() {
-            reservation.mark_large();
-        }
-        loop {
-            let (bytes_before, mut deadline) = (self.bytes, self.deadline);
-            if reservation.is_large() {
-                deadline = deadline.min(Instant::now() + PROGRESS_PERIOD);
-            }
-            let is_first_poll = !payload.is_decoded();
-            let read = self.read_chunks(payload, max, reservation, &mut body);
-            match timeout_after_first_poll(deadline, is_first_poll, read).await {
-                Ok(Ok(true)) => break,
-                // The body has become large.
-                Ok(Ok(false)) => {}
-                Ok(Err(rejection)) => return Err(rejection),
-                Err(_) if Instant::now() >= self.deadline => return Err(Rejection::Timeout),
-                Err(_)
-                    if reservation.should_make_progress()
-                        && self.bytes - bytes_before < MIN_PROGRESS_BYTES =>
-                {
-                    return Err(Rejection::Timeout);
-                }
-                Err(_) => {}
-            }
-        }
-        reservation.release_shares();
-        self.connection.end_body();
-        Ok(body)
-    }
-
-    /// Reads to the end of the body, or until it becomes large. Returns whether it is complete.
-    async fn read_chunks(
-        &mut self,
-        payload: &mut RequestBody,
-        max: usize,
-        reservation: &mut BodyReservation<'_>,
-        body: &mut Vec<u8>,
-    ) -> Result<bool, Rejection> {
-        let was_large = reservation.is_large();
-        while let Some(chunk) = payload.next_chunk(|| reservation.charge_shares()).await {
-            let chunk = chunk.map_err(Rejection::from)?;
-            self.bytes += chunk.len();
-            if self.bytes > max {
-                return Err(Rejection::TooLarge { max });
-            }
-            reservation.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
-            body.extend_from_slice(&chunk);
-            if reservation.is_large() != was_large {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads and discards the rest of the body, so that the response arrives.
-    async fn drain(&mut self, payload: &mut RequestBody, rejection: &Rejection) {
-        if matches!(rejection, Rejection::Timeout | Rejection::Disconnected) {
-            return;
-        }
-        let read = async {
-            let mut drained = 0;
-            while let Some(Ok(chunk)) = payload.next_chunk(|| Ok(())).await {
-                drained += chunk.len();
-                self.bytes += chunk.len();
-                if drained > MAX_DRAINED_BYTES {
-                    return;
-                }
-            }
-        };
-        let _ = timeout_at(self.deadline.into(), read).await;
-    }
-}
-
-/// Like `timeout_at`, but the first poll of the handler sets no timer: actix-http decodes the body after it, and
-/// polls again.
-async fn timeout_after_first_poll<T>(
-    deadline: Instant,
-    mut is_first_poll: bool,
-    future: impl Future<Output = T>,
-) -> Result<T, Elapsed> {
-    let mut future = pin!(future);
-    let early = poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(output) => Poll::Ready(Some(output)),
-        Poll::Pending if std::mem::take(&mut is_first_poll) => Poll::Pending,
-        Poll::Pending => Poll::Ready(None),
-    });
-    match early.await {
-        Some(output) => Ok(output),
-        None => timeout_at(deadline.into(), future).await,
     }
 }
 
