@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::support::http_server::{StubServer, empty_response, stub_server};
 use crate::support::server::{DEADLINE, Server, scenario, until};
 
-/// So many short jobs end before a call waits.
+/// Number of short jobs before a call that waits.
 const SHORT_JOBS: usize = 60;
 
 /// Jobs that are queued before the handler starts.
