@@ -1,5 +1,5 @@
-//! Measures a job in the store from its claim to its outcome, in microseconds per job, with JOBS jobs
-//! queued over 100 handlers and with 1,000.
+//! Measures a job in the store from its claim to its outcome, in microseconds and written pages per job, with
+//! JOBS jobs queued over 100 handlers and with 1,000.
 //!
 //! 30 of the handlers are paused, 30 share one ordering key, and 30 have an open circuit breaker. The last
 //! ten may use all threads. The two databases take turns, so that other load on the machine affects both.
@@ -49,18 +49,34 @@ pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
         Database::with_queued_jobs(&folder.join("few.db"), FEW)?,
     ];
     let (began, length) = (Instant::now(), Duration::from_secs_f64(seconds));
-    let mut us: [Vec<f64>; 2] = Default::default();
+    let mut turns: [Vec<JobCost>; 2] = Default::default();
     while began.elapsed() < length {
-        for (database, us) in databases.iter_mut().zip(&mut us) {
-            us.push(database.measure_turn()?);
+        for (database, turns) in databases.iter_mut().zip(&mut turns) {
+            turns.push(database.measure_turn()?);
         }
     }
-    let [many, few] = us.map(|mut us| {
-        us.sort_by(f64::total_cmp);
-        us[us.len() / 2]
-    });
-    println!(r#"{{"many_us": {many:.2}, "few_us": {few:.2}}}"#);
+    let [many, few] = &turns;
+    println!(
+        r#"{{"many_us": {:.2}, "few_us": {:.2}, "many_pages": {:.3}, "few_pages": {:.3}}}"#,
+        median(many, |cost| cost.us),
+        median(few, |cost| cost.us),
+        median(many, |cost| cost.pages),
+        median(few, |cost| cost.pages),
+    );
     Ok(())
+}
+
+/// The mean cost of a job in one turn.
+struct JobCost {
+    us: f64,
+    /// Pages written to the WAL.
+    pages: f64,
+}
+
+fn median(turns: &[JobCost], figure: impl Fn(&JobCost) -> f64) -> f64 {
+    let mut figures: Vec<f64> = turns.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// A job of a handler, with an ordering key if the handler has one.
@@ -129,9 +145,9 @@ impl Database {
         })
     }
 
-    /// Returns microseconds per job. Each transaction has the outcomes of all threads and the claims that
-    /// follow. Afterwards, as many jobs are queued again, outside the measurement.
-    fn measure_turn(&mut self) -> anyhow::Result<f64> {
+    /// Each transaction has the outcomes of all threads and the claims that follow. Afterwards, as many jobs are
+    /// queued again, outside the measurement.
+    fn measure_turn(&mut self) -> anyhow::Result<JobCost> {
         let mut ended_handlers = Vec::new();
         let began = Instant::now();
         for _ in 0..TURN {
@@ -158,11 +174,14 @@ impl Database {
             }
             self.report_ready();
         }
-        let us = began.elapsed().as_secs_f64() * 1e6 / ended_handlers.len().max(1) as f64;
+        let jobs = ended_handlers.len().max(1) as f64;
+        let us = began.elapsed().as_secs_f64() * 1e6 / jobs;
+        // The WAL starts over after each complete checkpoint.
+        let (pages, _) = checkpoint::passive(&self.store.conn)?;
         self.write(|tx| queue_again(tx, &ended_handlers))?;
         self.report_ready();
         checkpoint::passive(&self.store.conn)?;
-        Ok(us)
+        Ok(JobCost { us, pages: pages as f64 / jobs })
     }
 
     fn report_ready(&mut self) {

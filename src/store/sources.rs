@@ -10,9 +10,9 @@ use super::write_transaction::WriteTransaction;
 use super::writer_cache::SourceStatus;
 use crate::domain::SourceId;
 
-/// How many of the newest events are searched for a source's last one. `last_seen_at` is saved only
-/// now and then, and a crash loses the newest value.
-const SEARCHED_EVENTS: i64 = 10_000;
+/// How many of the last minutes with counts are searched for a source's last event. `last_seen_at` is saved
+/// every ten minutes, and a crash loses the newest value.
+const SEARCHED_MINUTES: i64 = 60;
 
 /// Records an event or a duplicate of a source. Both end the rejecting condition; only an event
 /// ends the silence.
@@ -59,9 +59,10 @@ pub(super) fn load_last_seen(
 ) -> rusqlite::Result<HashMap<SourceId, i64>> {
     let sql = "SELECT id, coalesce(last_seen_at, ?1) FROM sources";
     let mut last_seen: HashMap<SourceId, i64> = conn.list(sql, [now_ms], |row| row.try_into())?;
-    let sql = "SELECT source, max(received_at) FROM
-      (SELECT source, received_at FROM events ORDER BY id DESC LIMIT ?1) GROUP BY source";
-    let events: Vec<(SourceId, i64)> = conn.list(sql, [SEARCHED_EVENTS], |row| row.try_into())?;
+    // Not from `events`: a page holds few of them, so thousands of pages would be read.
+    let sql = "SELECT source, max(last_event_at) FROM minute_counts
+      WHERE minute > (SELECT max(minute) FROM minute_counts) - ?1 AND last_event_at IS NOT NULL GROUP BY source";
+    let events: Vec<(SourceId, i64)> = conn.list(sql, [SEARCHED_MINUTES], |row| row.try_into())?;
     for (source, received_at_ms) in events {
         let ago_ms = wall_ms.saturating_sub(received_at_ms).max(0);
         let at_ms = now_ms.saturating_sub(ago_ms);

@@ -272,7 +272,7 @@ fn a_rejecting_source_makes_one_alert_if_it_has_accepted_before() {
 }
 
 #[test]
-fn after_a_crash_the_last_activity_of_a_source_comes_from_its_events() {
+fn after_a_crash_the_last_activity_of_a_source_comes_from_the_counts_of_its_events() {
     let mut db = store_with_alerts();
     let (conn, now_ms) = (&db.store.conn, db.cache.now_ms);
     sources::save_last_seen(conn, &[(S, now_ms - 500_000), (OWN, now_ms - 5)]).unwrap();

@@ -31,6 +31,7 @@ use crate::domain::{EventId, HandlerId, JobId, NextStep, Outcome, SourceId};
 
 mod alerts;
 mod breaker;
+mod cost;
 mod dedupe;
 mod deferred;
 mod groups;
