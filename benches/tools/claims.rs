@@ -1,8 +1,9 @@
 //! Measures a job in the store from its claim to its outcome, in microseconds and written pages per job, with
-//! JOBS jobs queued over 100 handlers and with 1,000.
+//! JOBS jobs queued and with 1,000. The handlers are one, or 100.
 //!
-//! 30 of the handlers are paused, 30 share one ordering key, and 30 have an open circuit breaker. The last
-//! ten may use all threads. The two databases take turns, so that other load on the machine affects both.
+//! Of 100 handlers, 30 are paused, 30 share one ordering key, and 30 have an open circuit breaker. The last
+//! ten may use all threads. The databases take turns, forward and backward, so that other load on the machine
+//! affects all.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -27,11 +28,14 @@ const HANDLERS: i64 = 100;
 const PAUSED: std::ops::RangeInclusive<i64> = 1..=30;
 const ORDERED: std::ops::RangeInclusive<i64> = 31..=60;
 const OPEN_BREAKERS: std::ops::RangeInclusive<i64> = 61..=90;
-const ACTIVE: usize = 10;
+/// Jobs of an event.
+const JOBS: i64 = HANDLERS;
 const THREADS: usize = 16;
 const FEW: usize = 1_000;
 /// Transactions of one database before the other has its turn.
-const TURN: usize = 100;
+const TURN: usize = 120;
+/// The first of them are not measured, because the checkpoint before them leaves the processor idle.
+const WARM_UP: usize = 20;
 const HOUR_MS: i64 = 3_600_000;
 
 struct Database {
@@ -41,28 +45,39 @@ struct Database {
     ready: Vec<(HandlerId, usize)>,
     scheduler: Scheduler,
     running: VecDeque<ClaimedJob>,
+    /// The handlers of an event's jobs.
+    handlers: Vec<i64>,
 }
 
 pub fn run(folder: &Path, count: usize, seconds: f64) -> anyhow::Result<()> {
+    let all: Vec<i64> = (1..=HANDLERS).collect();
+    let one = [HANDLERS; JOBS as usize];
     let mut databases = [
-        Database::with_queued_jobs(&folder.join("many.db"), count)?,
-        Database::with_queued_jobs(&folder.join("few.db"), FEW)?,
+        Database::with_queued_jobs(&folder.join("many.db"), count, &all)?,
+        Database::with_queued_jobs(&folder.join("few.db"), FEW, &all)?,
+        Database::with_queued_jobs(&folder.join("one-many.db"), count, &one)?,
+        Database::with_queued_jobs(&folder.join("one-few.db"), FEW, &one)?,
     ];
+    let mut turns: [Vec<JobCost>; 4] = Default::default();
+    // Of filling the databases, much is not on disk yet.
+    rustix::fs::sync();
     let (began, length) = (Instant::now(), Duration::from_secs_f64(seconds));
-    let mut turns: [Vec<JobCost>; 2] = Default::default();
     while began.elapsed() < length {
         for (database, turns) in databases.iter_mut().zip(&mut turns) {
             turns.push(database.measure_turn()?);
         }
+        for (database, turns) in databases.iter_mut().zip(&mut turns).rev() {
+            turns.push(database.measure_turn()?);
+        }
     }
-    let [many, few] = &turns;
-    println!(
-        r#"{{"many_us": {:.2}, "few_us": {:.2}, "many_pages": {:.3}, "few_pages": {:.3}}}"#,
-        median(many, |cost| cost.us),
-        median(few, |cost| cost.us),
-        median(many, |cost| cost.pages),
-        median(few, |cost| cost.pages),
-    );
+    let [many, few, one_many, one_few] = turns.map(|turns| {
+        format!(
+            r#"{{"us": {:.2}, "pages": {:.3}}}"#,
+            median(&turns, |cost| cost.us),
+            median(&turns, |cost| cost.pages)
+        )
+    });
+    println!(r#"{{"many": {many}, "few": {few}, "one_many": {one_many}, "one_few": {one_few}}}"#);
     Ok(())
 }
 
@@ -86,17 +101,17 @@ fn job_spec(handler: i64) -> (HandlerId, JobSpec) {
 }
 
 impl Database {
-    fn with_queued_jobs(path: &Path, count: usize) -> anyhow::Result<Self> {
+    fn with_queued_jobs(path: &Path, count: usize, handlers: &[i64]) -> anyhow::Result<Self> {
         let store = open(path, Durability::Normal)?;
         let registration = |handler: i64| HandlerRegistration {
             name: format!("h{handler}"),
             is_paused: PAUSED.contains(&handler),
             breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
         };
-        let handlers: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
+        let registrations: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
         let ((), _) = write_directly(&store, |tx, _| {
             let now_ms = tx.cache.now_ms;
-            registry::register(tx, &["a".to_owned()], &handlers)?;
+            registry::register(tx, &["a".to_owned()], &registrations)?;
             tx.conn.execute(
                 "UPDATE handlers SET breaker_open_until = ?1 WHERE id BETWEEN ?2 AND ?3",
                 [now_ms + HOUR_MS, *OPEN_BREAKERS.start(), *OPEN_BREAKERS.end()],
@@ -116,12 +131,12 @@ impl Database {
         scheduler.set_paused(&PAUSED.map(HandlerId).collect::<Vec<_>>());
         OPEN_BREAKERS.for_each(|handler| scheduler.set_breaker(HandlerId(handler), Some(i64::MAX)));
         let cache = WriterCache::read(&store.conn, store.clock)?;
-        let mut database =
-            Self { store, cache, ready: Vec::new(), scheduler, running: VecDeque::new() };
-        let all: Vec<i64> = (1..=HANDLERS).collect();
-        for _ in 0..count.div_ceil(all.len() * 100) {
-            let events = 100.min(count / all.len());
-            database.write(|tx| (0..events).try_for_each(|_| insert_event(tx, &all)))?;
+        let (ready, running) = (Vec::new(), VecDeque::new());
+        let handlers = handlers.to_vec();
+        let mut database = Self { store, cache, ready, scheduler, running, handlers };
+        for _ in 0..count.div_ceil(JOBS as usize) {
+            let handlers = database.handlers.clone();
+            database.write(|tx| insert_event(tx, &handlers))?;
         }
         checkpoint::truncate(&database.store.conn)?;
         Ok(database)
@@ -149,8 +164,11 @@ impl Database {
     /// queued again, outside the measurement.
     fn measure_turn(&mut self) -> anyhow::Result<JobCost> {
         let mut ended_handlers = Vec::new();
-        let began = Instant::now();
-        for _ in 0..TURN {
+        let (mut began, mut unmeasured) = (Instant::now(), 0);
+        for number in 0..TURN {
+            if number == WARM_UP {
+                (began, unmeasured) = (Instant::now(), ended_handlers.len());
+            }
             let ended: Vec<ClaimedJob> = self.running.drain(..).collect();
             ended_handlers.extend(ended.iter().map(|job| job.handler.0));
             ended.iter().for_each(|job| self.scheduler.release_thread(job.handler));
@@ -174,14 +192,15 @@ impl Database {
             }
             self.report_ready();
         }
-        let jobs = ended_handlers.len().max(1) as f64;
-        let us = began.elapsed().as_secs_f64() * 1e6 / jobs;
+        let us = began.elapsed().as_secs_f64() * 1e6 / (ended_handlers.len() - unmeasured) as f64;
         // The WAL starts over after each complete checkpoint.
         let (pages, _) = checkpoint::passive(&self.store.conn)?;
-        self.write(|tx| queue_again(tx, &ended_handlers))?;
+        let pages = pages as f64 / ended_handlers.len() as f64;
+        let handlers = self.handlers.clone();
+        self.write(|tx| queue_again(tx, ended_handlers.len(), &handlers))?;
         self.report_ready();
         checkpoint::passive(&self.store.conn)?;
-        Ok(JobCost { us, pages: pages as f64 / jobs })
+        Ok(JobCost { us, pages })
     }
 
     fn report_ready(&mut self) {
@@ -211,10 +230,14 @@ fn insert_event(tx: &mut WriteTransaction<'_>, handlers: &[i64]) -> anyhow::Resu
 
 /// Queues as many jobs as have ended. Their rows are as far apart in the file as those of the first jobs:
 /// the rows between them are jobs of handlers that can't run, which are cancelled at once.
-fn queue_again(tx: &mut WriteTransaction<'_>, ended_handlers: &[i64]) -> anyhow::Result<()> {
-    let all: Vec<i64> = (1..=HANDLERS).collect();
+fn queue_again(
+    tx: &mut WriteTransaction<'_>,
+    ended: usize,
+    handlers: &[i64],
+) -> anyhow::Result<()> {
     let first = tx.cache.counters.job + 1;
-    (0..ended_handlers.len() / ACTIVE).try_for_each(|_| insert_event(tx, &all))?;
+    let active = handlers.iter().filter(|handler| **handler > *OPEN_BREAKERS.end()).count();
+    (0..ended / active).try_for_each(|_| insert_event(tx, handlers))?;
     tx.conn.execute(
         "UPDATE jobs SET state = 5, ended_at = created_at, reason = 'cancelled'
          WHERE id >= ?1 AND handler <= ?2 AND state IN (-1, 0)",

@@ -165,7 +165,7 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
         ("synchronous", synchronous),
         ("wal_autocheckpoint", 0),
         ("journal_size_limit", checkpoint::WAL_BYTES_KEPT),
-        ("cache_size", -8192),
+        ("cache_size", -6144),
         ("temp_store", 2),
         ("cell_size_check", 1),
     ];
