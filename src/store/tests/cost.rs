@@ -10,7 +10,7 @@ use rusqlite::trace::{TraceEvent, TraceEventCodes};
 use super::events::{DedupeCheck, DedupeKey};
 use super::*;
 use crate::domain::job_plan::hash_key;
-use crate::store::{checkpoint, in_transaction};
+use crate::store::checkpoint;
 
 /// Events whose cost is counted.
 const MEASURED: usize = 100;
