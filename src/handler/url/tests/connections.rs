@@ -1,10 +1,18 @@
 //! Tests of connections: refused, reused and stale ones, and proxies.
 
+use std::net::SocketAddr;
+
+use rustix::net::{AddressFamily, SocketType};
+
 use super::*;
 
 #[test]
 fn a_refused_connection_or_an_unknown_host_fails() {
-    let closed_address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that no other test gets the port, but not listening.
+    let bound = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&bound, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let bound = TcpListener::from(bound);
+    let closed_address = bound.local_addr().unwrap();
     let result = run_attempt(&task(&format!("http://{closed_address}/")));
     let detail = format!("not connected: {closed_address}: Connection refused (os error 111)");
     check(&result, Outcome::Failed, &detail);
