@@ -61,7 +61,7 @@ impl TestStore {
         self.cache.now_ms = 1_000_000;
     }
 
-    /// Stores an event, and claims and ends the oldest job, each in a transaction of its own.
+    /// Stores an event, and claims and ends the oldest job, each in a separate transaction.
     fn cost_of_next_event(&mut self, number: usize) -> Cost {
         let key = hash_key(b't', &[&number.to_le_bytes()]);
         let dedupe = DedupeCheck {
