@@ -156,7 +156,7 @@ fn the_silence_of_a_source_begins_at_its_last_event_even_after_a_crash() {
     server.post("/hooks/a", "y");
     server.kill();
     // The last event is now an hour old, so the alert is due.
-    let events = "update events set received_at = received_at - 3600000";
+    let events = "update minute_counts set last_event_at = last_event_at - 3600000";
     server.open_database().execute_batch(&format!("{hour_ago}; {events}")).expect("an hour");
     assert_eq!(server.value("select count(*) from alerts"), "0");
     server.start();
