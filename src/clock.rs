@@ -42,6 +42,14 @@ pub fn format_rfc3339(ms: i64) -> String {
     }
 }
 
+/// Formats a time for the name of a file, in UTC: `20261123T100000Z`.
+pub fn format_compact(ms: i64) -> String {
+    match Timestamp::from_millisecond(ms) {
+        Ok(at) => at.strftime("%Y%m%dT%H%M%SZ").to_string(),
+        Err(_) => ms.to_string(),
+    }
+}
+
 /// Formats a time for people: the local date and time to the second, and the zone.
 pub fn format_local(ms: i64) -> String {
     LocalTime::new(ms).map_or_else(|| ms.to_string(), |at| format!("{} {}", at.long(), at.zone()))

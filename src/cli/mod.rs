@@ -16,6 +16,7 @@ use crate::store::{self, Access, Store};
 use crate::{app, log, process};
 
 mod audit;
+mod backup;
 mod completions;
 mod dry_run;
 mod help;
@@ -34,6 +35,7 @@ mod setup;
 mod show;
 mod status;
 mod table;
+mod verify;
 
 /// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
 /// retries them.
@@ -173,6 +175,36 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy the database to a file while the server runs, and check the copy
+    ///
+    /// The copy has the content of one moment. It gets its name when it is complete and was read back.
+    #[command(after_help = help::examples(&[
+        "# Back up into one file",
+        "hooktrail backup /mnt/backup/hooktrail.db",
+        "# Back up into a folder, and keep the newest 14 backups there",
+        "hooktrail backup --to /mnt/backup --keep 14",
+    ]))]
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of the database, while no server runs
+    ///
+    /// New events, jobs and outcomes get ids that are 1,000,000,000 higher, so that none is given twice.
+    #[command(after_help = help::examples(&[
+        "# Restore on a new machine",
+        "hooktrail restore /mnt/backup/hooktrail.db",
+        "# Replace a database, and keep it beside the new one",
+        "hooktrail restore --force /mnt/backup/hooktrail.db",
+    ]))]
+    Restore(backup::RestoreArgs),
+    /// Check that the database, or a backup, is undamaged and contradicts nothing that the server promises
+    ///
+    /// Exit codes: 0 nothing is wrong, 1 something is.
+    #[command(after_help = help::examples(&[
+        "# Check the database, also while the server runs",
+        "hooktrail verify",
+        "# Check a backup",
+        "hooktrail verify /mnt/backup/hooktrail.db",
+    ]))]
+    Verify(verify::VerifyArgs),
     /// Run a handler for an event in the foreground and record nothing
     #[command(after_help = help::examples(&[
         "# Try a new handler with event 7",
@@ -290,6 +322,9 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => jobs::cancel(&loaded, &args),
+        Command::Backup(args) => backup::backup(&loaded, &args),
+        Command::Restore(args) => backup::restore(&loaded, &args),
+        Command::Verify(args) => verify::verify(&loaded, &args),
         Command::Pause { handler } => jobs::set_paused(&loaded, &handler, true),
         Command::Resume { handler } => jobs::set_paused(&loaded, &handler, false),
         Command::Serve

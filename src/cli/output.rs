@@ -61,6 +61,14 @@ pub fn group_digits(count: u64) -> String {
     text
 }
 
+/// Formats a size in MiB, or in GiB from 10 GiB on.
+pub fn format_megabytes(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib if mib >= 10 << 10 => format!("{} GiB", mib >> 10),
+        mib => format!("{mib} MiB"),
+    }
+}
+
 /// Formats a value for people. Text is escaped.
 pub fn format_cell(value: &Value) -> String {
     match value {

@@ -88,7 +88,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     if wal_bytes >= WAL_BYTES_WARNED {
         problems.push(format!(
             "the write-ahead log has {}: a program keeps the database open in one long read",
-            megabytes(wal_bytes)
+            output::format_megabytes(wal_bytes)
         ));
     }
     let free_bytes = find_free_bytes(&loaded.config.store);
@@ -105,8 +105,8 @@ pub fn low_space_problem(config: &StoreConfig) -> Option<String> {
     let free = find_free_bytes(config).filter(|free| *free < config.min_free_bytes)?;
     Some(format!(
         "{} free on the disk, less than store.min_free_space ({}): senders get 503",
-        megabytes(free),
-        megabytes(config.min_free_bytes)
+        output::format_megabytes(free),
+        output::format_megabytes(config.min_free_bytes)
     ))
 }
 
@@ -227,15 +227,15 @@ fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::i
     }
     let database = &loaded.config.store.path;
     let size = store::database_bytes(database);
-    let size = size.map_or_else(|| "no database yet".to_owned(), megabytes);
+    let size = size.map_or_else(|| "no database yet".to_owned(), output::format_megabytes);
     writeln!(
         out,
         "database    {}, {size}, log {}",
         database.display(),
-        megabytes(status.wal_bytes)
+        output::format_megabytes(status.wal_bytes)
     )?;
     if let Some(free) = status.free_bytes {
-        writeln!(out, "disk        {} free", megabytes(free))?;
+        writeln!(out, "disk        {} free", output::format_megabytes(free))?;
     }
     if let Some(summary) = &status.summary {
         let oldest = summary.oldest_queued_at_ms.map(clock::format_local);
@@ -252,13 +252,5 @@ fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::i
         false => {
             status.problems.iter().try_for_each(|problem| writeln!(out, "problem     {problem}"))
         }
-    }
-}
-
-/// Formats a size in MiB, or in GiB from 10 GiB on.
-fn megabytes(bytes: u64) -> String {
-    match bytes >> 20 {
-        mib if mib >= 10 << 10 => format!("{} GiB", mib >> 10),
-        mib => format!("{mib} MiB"),
     }
 }

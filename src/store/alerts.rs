@@ -26,6 +26,7 @@ pub enum AlertSignal {
     Rejecting(SourceId, String),
     DiskLow(String),
     WalBlocked(String),
+    BackupFailed(String),
 }
 
 /// The details of a condition, without its type.
@@ -147,6 +148,7 @@ pub(super) fn record_signal(
     let (kind, source, detail) = match signal {
         AlertSignal::DiskLow(detail) => ("disk.low", None, detail),
         AlertSignal::WalBlocked(detail) => ("wal.blocked", None, detail),
+        AlertSignal::BackupFailed(detail) => ("backup.failed", None, detail),
         AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
         AlertSignal::Rejecting(source, detail) => ("source.rejecting", Some(*source), detail),
     };

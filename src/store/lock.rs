@@ -34,6 +34,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 /// The locked byte. It is behind the 512 bytes from 0x40000000 on, which SQLite locks.
 const LOCKED_BYTE: i64 = 0x4000_0000 + 4096;
 
+/// Returns whether a new database may be created at a path.
+type CheckNew<'a> = &'a dyn Fn(&Path) -> Result<(), OpenError>;
+
 /// The lock of a database, held until the process exits.
 #[derive(Debug)]
 pub struct Lock {
@@ -51,11 +54,27 @@ impl Lock {
     /// `InUse`, naming the holder; `Transient` if the file system is full or read-only; otherwise
     /// `Other` with a remedy.
     pub fn acquire(database: &Path) -> Result<Self, OpenError> {
+        let check_new = |path: &Path| rescue::check_no_rescued(path);
+        Self::acquire_after(database, &check_new)
+    }
+
+    /// Locks `database` for a command that replaces it. The next server does not take its run for a failed one.
+    ///
+    /// # Errors
+    /// As for `acquire`, but files that an earlier server rescued are no obstacle.
+    pub fn acquire_to_restore(database: &Path) -> Result<Self, OpenError> {
+        let lock = Self::acquire_after(database, &|_| Ok(()))?;
+        lock.record(RunState::Stopped);
+        Ok(lock)
+    }
+
+    /// `check_new` is called before a file is created.
+    fn acquire_after(database: &Path, check_new: CheckNew<'_>) -> Result<Self, OpenError> {
         let deadline = Instant::now() + STALE_LOCK_GRACE;
         let path = resolve(database).map_err(|e| io_error(database, "cannot be found", &e))?;
         let mut name = open_name(&path)?;
         wait_for_name(&mut name, &path, deadline)?;
-        let (file, id) = wait_for_database(&path, deadline)?;
+        let (file, id) = wait_for_database(&path, deadline, check_new)?;
         let previous = RunRecord::parse(&read_text(&mut name));
         let run = Mutex::new(RunRecord::begin(previous.as_ref()));
         let lock = Self { path, id, name, _database: file, run };
@@ -140,9 +159,10 @@ fn wait_for_name(name: &mut File, path: &Path, deadline: Instant) -> Result<(), 
 fn wait_for_database(
     path: &Path,
     deadline: Instant,
+    check_new: CheckNew<'_>,
 ) -> Result<(ManuallyDrop<File>, FileId), OpenError> {
     loop {
-        let file = open_database(path)?;
+        let file = open_database(path, check_new)?;
         let id = FileId::from_metadata(
             &file.metadata().map_err(|e| io_error(path, "cannot be read", &e))?,
         );
@@ -163,11 +183,10 @@ fn wait_for_database(
     }
 }
 
-/// Opens the database for writing. Creates a new one only if there is no rescued copy of an earlier
-/// one.
-fn open_database(path: &Path) -> Result<ManuallyDrop<File>, OpenError> {
+/// Opens the database for writing. Creates a new one only if `check_new` allows it.
+fn open_database(path: &Path, check_new: CheckNew<'_>) -> Result<ManuallyDrop<File>, OpenError> {
     if rescue::is_missing(path) {
-        rescue::check_no_rescued(path)?;
+        check_new(path)?;
     }
     files::open_or_create(path).map(ManuallyDrop::new).map_err(|e| {
         io_error(

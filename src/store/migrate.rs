@@ -6,15 +6,19 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
-use super::{OpenError, Store, chunked_writes, files, open_files, rescue, set_pragmas};
+use super::{
+    OpenError, Store, chunked_writes, database_copy, files, open_files, rescue, set_pragmas,
+};
 use crate::clock::{self, ClockAnchor, MonotonicClock};
 use crate::config::Durability;
 
@@ -33,7 +37,7 @@ pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 const MIGRATIONS: &[Migration] = &[];
 
 /// The version that this program reads and writes.
-const VERSION: i64 = version_after(MIGRATIONS);
+pub(super) const VERSION: i64 = version_after(MIGRATIONS);
 
 const fn version_after(steps: &[Migration]) -> i64 {
     steps.len() as i64 + 1
@@ -198,8 +202,39 @@ fn as_owner(path: &Path) -> String {
     }
 }
 
-const PRE_RELEASE: &str = "was created by a pre-release build of Hooktrail, whose format this version does \
-     not read: name a new file in store.path, and let the old build finish its queued jobs";
+/// Why this version does not read a database.
+pub(super) enum Unreadable {
+    PreRelease,
+    OtherProgram,
+    Newer { version: i64, known: i64 },
+}
+
+impl Unreadable {
+    pub fn finding(&self) -> String {
+        match self {
+            Self::PreRelease => {
+                "was created by a pre-release build of Hooktrail, whose format this version does \
+                 not read"
+                    .to_owned()
+            }
+            Self::OtherProgram => "is a database of another program".to_owned(),
+            Self::Newer { version, known } => {
+                format!("is of schema version {version}, and this program knows up to {known}")
+            }
+        }
+    }
+
+    /// What to do if `store.path` names the file.
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::PreRelease => {
+                "name a new file in store.path, and let the old build finish its queued jobs"
+            }
+            Self::OtherProgram => "name a file of Hooktrail's own in store.path",
+            Self::Newer { .. } => "run the newer hooktrail that wrote it",
+        }
+    }
+}
 
 /// Checks that this version could open and migrate the file. Changes nothing.
 pub(super) fn check_readable(path: &Path) -> Result<(), OpenError> {
@@ -215,6 +250,37 @@ pub(super) fn check_readable(path: &Path) -> Result<(), OpenError> {
     check().map_err(|e| open_error_text(path, &e))
 }
 
+/// Opens a database that no server uses, to read it. It may be where nothing can be written. No file is created
+/// beside it, unless its WAL has content that SQLite must read.
+///
+/// # Errors
+/// It does not exist, is served, or is no complete SQLite database.
+pub(super) fn open_unused(path: &Path) -> anyhow::Result<Connection> {
+    let found = match fs::metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => anyhow::bail!("does not exist"),
+        found => found?,
+    };
+    anyhow::ensure!(found.is_file() && found.len() > 0, "is no SQLite database");
+    let is_served = super::find_lock_holder(path)?.is_some();
+    anyhow::ensure!(!is_served, "a server uses it: make a copy with `hooktrail backup`");
+    let conn = if super::wal_bytes(path) > 0 {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn
+    } else {
+        let path = path.canonicalize()?;
+        let encoded = percent_encode(path.as_os_str().as_bytes(), URI_ESCAPES);
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(format!("file:{encoded}?immutable=1"), flags)?
+    };
+    let opened = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    opened.context("is no complete SQLite database")?;
+    Ok(conn)
+}
+
+/// What has a meaning in a `file:` URI (<https://www.sqlite.org/uri.html>).
+const URI_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+
 /// Opens an existing database, and leaves its WAL to the server when the connection closes.
 fn open_without_checkpoint(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -227,15 +293,28 @@ fn open_without_checkpoint(path: &Path) -> rusqlite::Result<Connection> {
 /// it.
 fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
     let conn = open_without_checkpoint(path)?;
+    if let Some(reason) = find_unreadable(&conn, max_version)? {
+        anyhow::bail!("{}: {}", reason.finding(), reason.remedy());
+    }
+    Ok(conn.is_readonly("main")?)
+}
+
+/// Returns why this version does not read a database.
+pub(super) fn find_unreadable(
+    conn: &Connection,
+    max_version: i64,
+) -> rusqlite::Result<Option<Unreadable>> {
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    anyhow::ensure!(id != PRE_RELEASE_APPLICATION_ID, PRE_RELEASE);
-    anyhow::ensure!(
-        id == APPLICATION_ID || (id == 0 && tables == 0),
-        "is a database of another program: name a file of Hooktrail's own in store.path"
-    );
+    let version = version_of(conn)?;
+    if id == PRE_RELEASE_APPLICATION_ID {
+        return Ok(Some(Unreadable::PreRelease));
+    }
+    if id != APPLICATION_ID && (id != 0 || tables > 0) {
+        return Ok(Some(Unreadable::OtherProgram));
+    }
     // Builds before 0.1.0 changed the schema without a new version.
-    let is_early = version_of(&conn)? == 1
+    let is_early = version == 1
         && conn.query_row(
             "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')
                OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')
@@ -243,14 +322,10 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
             [],
             |row| row.get(0),
         )?;
-    anyhow::ensure!(!is_early, PRE_RELEASE);
-    let version = version_of(&conn)?;
-    anyhow::ensure!(
-        version <= max_version,
-        "is of schema version {version}, and this program knows up to {max_version}: run the newer \
-         hooktrail that wrote it"
-    );
-    Ok(conn.is_readonly("main")?)
+    if is_early {
+        return Ok(Some(Unreadable::PreRelease));
+    }
+    Ok((version > max_version).then_some(Unreadable::Newer { version, known: max_version }))
 }
 
 /// Creates the views of this version. They hold no data.
@@ -357,7 +432,7 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
         log::warn!("{}: not enough free space for a copy before the migration", path.display());
         return Ok(None);
     }
-    rescue::create_complete(&copy, |part| {
+    database_copy::create_complete(&copy, |part| {
         conn.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
         Ok(())
     })

@@ -1,30 +1,17 @@
 //! Saves a database whose file was removed or replaced while the server had it open. The open
 //! descriptors still reach its content until the process exits.
 //!
-//! The copy is made from one snapshot, page by page, beside the old path. It has a temporary name
-//! until it is complete and synced. The next start creates no new database beside it.
+//! The copy is made beside the old path (`database_copy`). The next start creates no new database beside it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::Context;
-use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
-use super::open_files::{resolve, with_suffix};
+use super::database_copy::{OnStep, copy_pages, create_complete, folder};
+use super::open_files::resolve;
 use super::{OpenError, files};
 use crate::clock;
-
-/// Pages between two calls of `on_step`: 4 MiB.
-const STEP_PAGES: i32 = 1024;
-
-/// Space that the copy needs in addition to its pages.
-const ROOM_SPARE_BYTES: u64 = 1 << 20;
-
-/// A step is retried if another process that inspects the copy has locked it.
-const LOCKED_PAUSE: Duration = Duration::from_millis(20);
-const MAX_LOCKED_STEPS: u32 = 500;
 
 /// Returns `NAME.rescued-`, the prefix of rescued files.
 fn prefix(database: &Path) -> String {
@@ -32,15 +19,10 @@ fn prefix(database: &Path) -> String {
     format!("{stem}.rescued-")
 }
 
-fn folder(database: &Path) -> &Path {
-    database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// Returns the path for a copy of `database`: `NAME.rescued-20261128T173000Z.db`.
 pub fn target_path(database: &Path) -> PathBuf {
-    let seconds: String = clock::format_rfc3339(clock::wall_ms()).chars().take(19).collect();
-    let compact = seconds.replace(['-', ':'], "");
-    folder(database).join(format!("{}{compact}Z.db", prefix(database)))
+    let time = clock::format_compact(clock::wall_ms());
+    folder(database).join(format!("{}{time}.db", prefix(database)))
 }
 
 /// Returns the files that an earlier server saved beside `database`, complete or not.
@@ -101,16 +83,6 @@ pub fn is_missing(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |found| found.is_file() && found.len() == 0)
 }
 
-/// Returns how many bytes a copy needs.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
-    let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
-    let page_bytes: i64 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
-    Ok(u64::try_from(pages * page_bytes).unwrap_or(0) + ROOM_SPARE_BYTES)
-}
-
 /// Returns how many bytes are free for the copy. Creates the folder again if it was removed too.
 ///
 /// # Errors
@@ -125,63 +97,8 @@ pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
 ///
 /// # Errors
 /// A read, a write or a sync failed. The incomplete copy is removed.
-pub fn copy(conn: &Connection, target: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
-    create_complete(target, |part| copy_pages(conn, part, on_step))?;
-    File::open(folder(target))?.sync_all().context("its folder could not be synced")
-}
-
-/// Creates a file with the content that `write` gives it. It has a temporary name until it is complete and
-/// synced, because an incomplete one only takes up space.
-pub(super) fn create_complete(
-    target: &Path,
-    write: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let part = with_suffix(target, ".part");
-    let _ = fs::remove_file(&part);
-    drop(files::open_or_create(&part)?);
-    let written = write(&part)
-        .and_then(|()| Ok(File::open(&part)?.sync_all()?))
-        .and_then(|()| Ok(fs::rename(&part, target)?));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written
-}
-
-fn copy_pages(conn: &Connection, part: &Path, on_step: &mut dyn FnMut()) -> anyhow::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut to = Connection::open_with_flags(part, flags)?;
-    // No journal is needed: an incomplete copy is removed, and `copy` syncs a complete one.
-    to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
-    // One snapshot: without it, another connection's commit restarts the copy.
-    conn.execute_batch("BEGIN")?;
-    let copied = copy_steps(conn, &mut to, on_step);
-    let _ = conn.execute_batch("COMMIT");
-    copied?;
-    to.close().map_err(|(_, e)| e)?;
-    Ok(())
-}
-
-fn copy_steps(
-    conn: &Connection,
-    to: &mut Connection,
-    on_step: &mut dyn FnMut(),
-) -> anyhow::Result<()> {
-    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
-    let backup = Backup::new(conn, to)?;
-    let mut locked = 0;
-    loop {
-        on_step();
-        match backup.step(STEP_PAGES)? {
-            StepResult::Done => return Ok(()),
-            StepResult::More => {}
-            _ => {
-                locked += 1;
-                anyhow::ensure!(locked < MAX_LOCKED_STEPS, "another process keeps it locked");
-                std::thread::sleep(LOCKED_PAUSE);
-            }
-        }
-    }
+pub fn copy(conn: &Connection, target: &Path, on_step: OnStep<'_>) -> anyhow::Result<()> {
+    create_complete(target, |part| copy_pages(conn, part, on_step))
 }
 
 #[cfg(test)]
@@ -189,6 +106,7 @@ mod tests {
     use super::*;
     use crate::config::Durability;
     use crate::store::open;
+    use crate::store::open_files::with_suffix;
 
     #[test]
     fn a_removed_database_is_saved_including_the_content_of_its_wal() {
@@ -200,7 +118,11 @@ mod tests {
             fs::remove_file(with_suffix(&path, suffix)).unwrap();
         }
         let (target, mut steps) = (target_path(&path), 0);
-        copy(&store.conn, &target, &mut || steps += 1).unwrap();
+        let mut on_step = |_| {
+            steps += 1;
+            Ok(())
+        };
+        copy(&store.conn, &target, &mut on_step).unwrap();
         assert!(steps > 0);
         let saved = Connection::open(&target).unwrap();
         let found = saved.query_row("SELECT x FROM t", [], |row| row.get::<_, i64>(0));
@@ -245,7 +167,7 @@ mod tests {
         // A folder at the target path makes the rename fail.
         fs::create_dir(&target).unwrap();
         fs::write(target.join("x"), "").unwrap();
-        assert!(copy(&store.conn, &target, &mut || {}).is_err());
+        assert!(copy(&store.conn, &target, &mut |_| Ok(())).is_err());
         assert!(!with_suffix(&target, ".part").exists());
     }
 }

@@ -11,7 +11,7 @@ use hooktrail::internals::verify::{PRESETS, Scheme};
 use rusqlite::Connection;
 
 use crate::architecture::sources;
-use crate::support::server::scenario;
+use crate::support::server::{HOOKTRAIL, scenario};
 
 /// A configuration with a source and a handler.
 const MINIMAL: &str = "[sources.a]\n[handlers.h]\nsources = ['a']\ncommand = ['true']\n";
@@ -254,7 +254,10 @@ fn the_backup_command_ends_while_webhooks_arrive_and_copies_earlier_events() {
             }
         });
         let limited = ["60", "sh", "-c", &command];
-        let ran = Command::new("timeout").args(limited).current_dir(server.path()).status();
+        let programs = Path::new(HOOKTRAIL).parent().unwrap().display();
+        let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+        let mut ran = Command::new("timeout");
+        let ran = ran.args(limited).env("PATH", path).current_dir(server.path()).status();
         copied.store(true, Ordering::Relaxed);
         ran.unwrap()
     });

@@ -14,6 +14,7 @@
 
 mod alerts;
 mod architecture;
+mod backup;
 mod batch_handlers;
 mod bulk_commands;
 mod cgi_handlers;

@@ -47,8 +47,14 @@ fn systemd_finds_no_error_in_the_units() {
     let socket = folder.path().join("hooktrail.socket");
     fs::write(&service, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
     fs::copy(unit_path("hooktrail.socket"), &socket).unwrap();
-    let output_text =
-        assert_success(&systemd("systemd-analyze", &["verify"], &[&service, &socket]));
+    let backup = unit_text("hooktrail-backup.service");
+    assert!(backup.contains(&format!("ExecStart={PROGRAM} ")));
+    let backup_service = folder.path().join("hooktrail-backup.service");
+    let timer = folder.path().join("hooktrail-backup.timer");
+    fs::write(&backup_service, backup.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
+    fs::copy(unit_path("hooktrail-backup.timer"), &timer).unwrap();
+    let units: [&Path; 4] = [&service, &socket, &backup_service, &timer];
+    let output_text = assert_success(&systemd("systemd-analyze", &["verify"], &units));
     // systemd-analyze succeeds despite unknown keys, and also reports problems of other units.
     let messages: Vec<&str> =
         output_text.lines().filter(|line| line.contains("hooktrail")).collect();

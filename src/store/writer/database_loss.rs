@@ -11,7 +11,7 @@ use super::super::effects::Effects;
 use super::super::handle::{Health, WriteRequest, WriterMessage};
 use super::super::open_files::{FileChange, with_suffix};
 use super::super::operation::Isolation;
-use super::super::{checkpoint, rescue};
+use super::super::{checkpoint, database_copy, rescue};
 use super::Writer;
 
 /// How long the writer waits for free space. Only this process can still reach the events.
@@ -83,11 +83,12 @@ impl Writer {
         let path = &self.store.path;
         let target = rescue::target_path(path);
         let saved = self.wait_for_free_space(receiver).and_then(|()| {
-            rescue::copy(&self.store.conn, &target, &mut || {
+            rescue::copy(&self.store.conn, &target, &mut |_| {
                 self.inputs.health.heartbeat();
                 while let Ok(message) = receiver.try_recv() {
                     reject_message(message);
                 }
+                Ok(())
             })
         });
         self.remove_stale_wal(&target, saved.is_ok());
@@ -104,7 +105,7 @@ impl Writer {
     /// There is not enough free space, and nobody freed any in time.
     fn wait_for_free_space(&self, receiver: &Receiver<WriterMessage>) -> anyhow::Result<()> {
         let path = &self.store.path;
-        let needed = rescue::needed_bytes(&self.store.conn)?;
+        let needed = database_copy::needed_bytes(&self.store.conn)?;
         let (started_at, mut is_reported) = (Instant::now(), false);
         loop {
             let free = rescue::free_bytes(path)?;

@@ -250,6 +250,22 @@ const ILLUSTRATIONS: &[(&str, &str, &str)] = &[
         "created as       unreleased, blocked, ready, scheduled, dead or cancelled",
         "a diagram, which docs/reference.rs compares with the code",
     ),
+    (
+        "docs/operations.md",
+        "/var/backups/hooktrail/hooktrail-20261129T101500Z.db: 412 MiB, up to event 184223, read back without an \
+         error",
+        "an output for a large database; backup.rs compares its form",
+    ),
+    (
+        "docs/operations.md",
+        "/var/lib/hooktrail/hooktrail.db: verified, nothing is wrong",
+        "an output for installed files; backup.rs compares its form",
+    ),
+    (
+        "docs/operations.md",
+        "/var/lib/hooktrail/hooktrail.db: restored up to event 184223; the next one is 1000184224",
+        "an output for a large database; backup.rs compares its form",
+    ),
 ];
 
 /// The last command of a block whose output a page shows, if the program or a reader's tool prints it.

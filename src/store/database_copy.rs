@@ -1,0 +1,117 @@
+//! Copies of a database that other connections write meanwhile. A copy is made page by page from one snapshot.
+//! It has a temporary name until it is complete and synced, because an incomplete one only takes up space.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+
+use super::files;
+use super::open_files::with_suffix;
+
+/// Pages between two calls of `on_step`: 4 MiB.
+const STEP_PAGES: i32 = 1024;
+
+/// Space that a copy needs in addition to its pages.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// A step is retried if another process that inspects the copy has locked it.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+const MAX_LOCKED_STEPS: u32 = 500;
+
+/// How far a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyProgress {
+    pub copied_pages: u64,
+    pub pages: u64,
+}
+
+/// Called after each step of a copy. An error ends the copy.
+pub type OnStep<'a> = &'a mut dyn FnMut(CopyProgress) -> anyhow::Result<()>;
+
+/// Returns how many bytes a copy needs.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
+    let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0))?;
+    let page_bytes: i64 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    Ok(u64::try_from(pages * page_bytes).unwrap_or(0) + SPARE_BYTES)
+}
+
+/// The folder of a file, `.` for a name without one.
+pub(super) fn folder(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Creates a file with the content that `write` gives it at a temporary path. An existing file at `target` is
+/// replaced at once, when the new one is complete.
+///
+/// # Errors
+/// A write or a sync failed. The incomplete file is removed.
+pub(super) fn create_complete<T>(
+    target: &Path,
+    write: impl FnOnce(&Path) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let part = with_suffix(target, ".part");
+    let _ = fs::remove_file(&part);
+    drop(files::open_or_create(&part)?);
+    let written = write(&part).and_then(|result| {
+        sync(&part)?;
+        fs::rename(&part, target)?;
+        Ok(result)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    let result = written?;
+    sync(folder(target)).context("its folder could not be synced")?;
+    Ok(result)
+}
+
+pub(super) fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Copies the content of `conn` into the empty file `to`. The caller syncs it.
+///
+/// # Errors
+/// A read or a write failed, or `on_step` ended the copy.
+pub(super) fn copy_pages(conn: &Connection, to: &Path, on_step: OnStep<'_>) -> anyhow::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut to = Connection::open_with_flags(to, flags)?;
+    // No journal is needed: an incomplete copy is removed.
+    to.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    // One snapshot: without it, another connection's commit restarts the copy.
+    conn.execute_batch("BEGIN")?;
+    let copied = copy_steps(conn, &mut to, on_step);
+    let _ = conn.execute_batch("COMMIT");
+    copied?;
+    to.close().map_err(|(_, e)| e)?;
+    Ok(())
+}
+
+fn copy_steps(conn: &Connection, to: &mut Connection, on_step: OnStep<'_>) -> anyhow::Result<()> {
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+    let backup = Backup::new(conn, to)?;
+    let mut locked = 0;
+    loop {
+        let step = backup.step(STEP_PAGES)?;
+        let progress = backup.progress();
+        let pages = u64::try_from(progress.pagecount).unwrap_or(0);
+        let copied_pages = pages.saturating_sub(u64::try_from(progress.remaining).unwrap_or(0));
+        on_step(CopyProgress { copied_pages, pages })?;
+        match step {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            _ => {
+                locked += 1;
+                anyhow::ensure!(locked < MAX_LOCKED_STEPS, "another process keeps it locked");
+                std::thread::sleep(LOCKED_PAUSE);
+            }
+        }
+    }
+}

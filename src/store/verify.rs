@@ -1,0 +1,183 @@
+//! Checks a database: that SQLite can read all of it, and that its rows do not contradict each other or what the
+//! server promises.
+
+use std::path::Path;
+
+use const_format::formatcp;
+use rusqlite::{Connection, ErrorCode};
+
+use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED};
+use super::migrate::{VERSION, find_unreadable, open_unused};
+
+/// Rows that a problem names at most.
+const MAX_NAMED: usize = 5;
+
+/// Damaged places that SQLite reports at most.
+const MAX_DAMAGED: usize = 20;
+
+/// Rows that contradict a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is wrong with each of the rows.
+    pub text: &'static str,
+    /// How many rows there are.
+    pub count: usize,
+    /// The first of them: ids, or messages of SQLite.
+    pub rows: Vec<String>,
+}
+
+/// A rule that all databases follow.
+#[derive(Debug)]
+pub struct Check {
+    /// What the check reads.
+    pub name: &'static str,
+    /// What is wrong with each row that `sql` returns.
+    problem: &'static str,
+    sql: &'static str,
+}
+
+impl Check {
+    const fn new(name: &'static str, problem: &'static str, sql: &'static str) -> Self {
+        Self { name, problem, sql }
+    }
+
+    /// Returns the rows that contradict the rule. Damage that ends the check is one of them.
+    ///
+    /// # Errors
+    /// The database cannot be read for another reason.
+    pub fn run(&self, conn: &Connection) -> rusqlite::Result<Option<Problem>> {
+        let mut problem = Problem { text: self.problem, count: 0, rows: Vec::new() };
+        match self.collect(conn, &mut problem) {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+                problem.add(e.to_string());
+            }
+            result => result?,
+        }
+        Ok(Some(problem).filter(|problem| problem.count > 0))
+    }
+
+    fn collect(&self, conn: &Connection, problem: &mut Problem) -> rusqlite::Result<()> {
+        let mut statement = conn.prepare(self.sql)?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let row: String = row.get(0)?;
+            // SQLite reports that nothing is wrong.
+            if row != "ok" {
+                problem.add(row);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Problem {
+    fn add(&mut self, row: String) {
+        self.count += 1;
+        if self.rows.len() < MAX_NAMED {
+            self.rows.push(row);
+        }
+    }
+}
+
+/// Opens a backup to check it.
+///
+/// # Errors
+/// It is no Hooktrail database of this version, or a server uses it.
+pub fn open(backup: &Path) -> anyhow::Result<Connection> {
+    let conn = open_unused(backup)?;
+    if let Some(reason) = find_unreadable(&conn, VERSION)? {
+        anyhow::bail!("{}: name a backup that this program reads", reason.finding());
+    }
+    Ok(conn)
+}
+
+/// All checks. The first one reads each page and each index; the others rely on it.
+pub const CHECKS: &[Check] = &[
+    Check::new(
+        "pages and indexes",
+        "SQLite finds the file damaged",
+        formatcp!("PRAGMA integrity_check({MAX_DAMAGED})"),
+    ),
+    Check::new(
+        "ids",
+        "an id was given that the counters do not know",
+        "SELECT 'event ' || max(id) FROM events HAVING max(id) > (SELECT event FROM counters)
+         UNION ALL SELECT 'job ' || max(id) FROM jobs HAVING max(id) > (SELECT job FROM counters)
+         UNION ALL SELECT 'outcome ' || max(id) FROM attempts HAVING max(id) > (SELECT attempt FROM counters)",
+    ),
+    Check::new(
+        "jobs of events",
+        "an event lacks one of its jobs",
+        "SELECT 'event ' || e.id FROM events e
+         WHERE (SELECT count(*) FROM jobs j WHERE j.id BETWEEN e.first_job AND e.last_job AND j.event = e.id)
+             < e.last_job - e.first_job + 1
+           AND NOT EXISTS (SELECT 1 FROM expansions x WHERE x.event = e.id AND x.job IS NULL)",
+    ),
+    Check::new(
+        "events of jobs",
+        "a job belongs to no event",
+        "SELECT 'job ' || j.id FROM jobs j LEFT JOIN events e ON e.id = j.event
+         WHERE e.id IS NULL
+           OR (j.appended_to IS NULL AND j.id NOT BETWEEN e.first_job AND e.last_job)",
+    ),
+    Check::new(
+        "names",
+        "a source or handler has no name",
+        "SELECT 'event ' || id FROM events WHERE source NOT IN (SELECT id FROM sources)
+         UNION ALL SELECT 'job ' || id FROM jobs WHERE source NOT IN (SELECT id FROM sources)
+           OR handler NOT IN (SELECT id FROM handlers)",
+    ),
+    Check::new(
+        "outcomes of jobs",
+        "an attempt has no outcome, or an outcome has no attempt",
+        formatcp!(
+            "SELECT 'job ' || j.id FROM jobs j
+             WHERE (SELECT count(*) FROM attempts a WHERE a.job = j.id AND a.attempt <= j.attempt)
+                 <> j.attempt - ({IS_RUNNING})"
+        ),
+    ),
+    Check::new(
+        "jobs of outcomes",
+        "an outcome belongs to no attempt of a job",
+        "SELECT 'outcome ' || a.id FROM attempts a LEFT JOIN jobs j ON j.id = a.job
+         WHERE j.id IS NULL OR a.attempt > j.attempt",
+    ),
+    Check::new(
+        "successes",
+        "a job succeeded without a successful attempt, or has one and did not succeed",
+        formatcp!(
+            "SELECT 'job ' || j.id FROM jobs j
+             WHERE ({IS_SUCCEEDED}) <> EXISTS (SELECT 1 FROM attempts a WHERE a.job = j.id
+               AND a.attempt = j.attempt AND a.outcome = 'succeeded')"
+        ),
+    ),
+    Check::new(
+        "items",
+        "an output of `split` belongs to no job, or a job lacks its output",
+        "SELECT 'item of job ' || i.job FROM items i LEFT JOIN jobs j ON j.id = i.job
+         WHERE j.item IS NULL
+         UNION ALL SELECT 'job ' || j.id FROM jobs j
+         WHERE j.item IS NOT NULL AND NOT EXISTS (SELECT 1 FROM items i WHERE i.job = j.id)",
+    ),
+    Check::new(
+        "what belongs to events",
+        "a row belongs to no event",
+        "SELECT 'duplicate ' || d.id FROM duplicates d LEFT JOIN events e ON e.id = d.event WHERE e.id IS NULL
+         UNION ALL SELECT 'deferred event ' || event FROM deferred_events WHERE event NOT IN (SELECT id FROM events)
+         UNION ALL SELECT 'range of jobs from ' || first_job FROM expansions
+           WHERE event NOT IN (SELECT id FROM events)
+         UNION ALL SELECT 'retry of event ' || event FROM dead_job_retries
+           WHERE event NOT IN (SELECT id FROM events)",
+    ),
+    Check::new(
+        "block index",
+        "the block index lacks a row, so lists do not find it",
+        "SELECT 'event ' || e.id FROM events e LEFT JOIN event_blocks b ON b.block = e.id >> 10
+           AND b.source = e.source WHERE b.block IS NULL
+         UNION ALL SELECT 'job ' || j.id FROM jobs j LEFT JOIN job_blocks b ON b.block = j.id >> 10
+           AND b.handler = j.handler AND b.source = j.source WHERE b.block IS NULL
+         UNION ALL SELECT 'outcome ' || a.id FROM attempts a JOIN jobs j ON j.id = a.job
+           LEFT JOIN attempt_blocks b ON b.block = a.id >> 10 AND b.handler = j.handler AND b.source = j.source
+           WHERE b.block IS NULL",
+    ),
+];

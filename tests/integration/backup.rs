@@ -1,0 +1,368 @@
+//! `backup`, `restore` and `verify`.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rusqlite::Connection;
+
+use crate::support::server::{HOOKTRAIL, Server, scenario, stderr, stdout, until};
+
+/// A running server with a handler that succeeds, and this number of finished events.
+fn server_with_events(events: usize) -> Server {
+    let server = scenario().source("a", "").handler("h", "", "cat").start();
+    (0..events).for_each(|_| assert_eq!(server.post("/hooks/a", "x").status, 202));
+    server.until("select count(*) from trail where succeeded = 1", &events.to_string());
+    server
+}
+
+#[track_caller]
+fn succeeds(server: &Server, args: &[&str]) -> String {
+    let output = server.cli(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+#[track_caller]
+fn fails(server: &Server, args: &[&str], code: i32, text: &str) {
+    let output = server.cli(args);
+    let told = format!("{}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+    assert!(told.contains(text), "{args:?}: {told}");
+}
+
+/// The names of the files in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn count_events(database: &Path) -> i64 {
+    let conn = Connection::open(database).expect("a database");
+    conn.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).expect("a count")
+}
+
+/// Damages the first page of the table `events` in a copy of the database `t.db` of a folder.
+fn with_damaged_events(mut copy: Vec<u8>, folder: &Path) -> Vec<u8> {
+    let conn = Connection::open(folder.join("t.db")).expect("a database");
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'events'";
+    let page: i64 = conn.query_row(sql, [], |row| row.get(0)).expect("a page");
+    let page = usize::try_from(page).unwrap();
+    copy[(page - 1) * 4096..page * 4096].fill(0x55);
+    copy
+}
+
+#[test]
+fn a_backup_beside_a_busy_server_ends_and_holds_each_event_accepted_before_it() {
+    let server = server_with_events(3);
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                assert_eq!(server.post("/hooks/a", vec![b'x'; 20_000]).status, 202);
+            }
+        });
+        until("more events arrive", || server.event_ids().len() > 20);
+        let before = *server.event_ids().last().unwrap();
+        let told = succeeds(&server, &["backup", "copy.db", "--json"]);
+        is_done.store(true, Ordering::Relaxed);
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        let last = told["last_event"].as_i64().unwrap();
+        assert!(last >= before, "{told} {before}");
+        assert_eq!(count_events(&server.path().join("copy.db")), last);
+    });
+    // It needs no file beside it, and is read by a program that may not write.
+    assert!(!names(server.path()).iter().any(|name| name.starts_with("copy.db-")));
+    succeeds(&server, &["verify", "copy.db"]);
+    succeeds(&server, &["verify"]);
+}
+
+#[test]
+fn a_backup_replaces_a_file_only_with_force_and_never_one_of_a_server() {
+    let server = server_with_events(1);
+    server.write_file("copy.db", "notes");
+    fails(
+        &server,
+        &["backup", "copy.db"],
+        1,
+        "copy.db: exists: name another file, or give --force",
+    );
+    assert_eq!(server.read_file("copy.db"), "notes");
+    succeeds(&server, &["backup", "copy.db", "--force"]);
+    assert_eq!(count_events(&server.path().join("copy.db")), 1);
+    let own = "is a file of the database itself";
+    for name in ["t.db", "t.db-wal", "t.db-shm", "t.db.lock"] {
+        fails(&server, &["backup", name, "--force"], 1, own);
+    }
+    fs::hard_link(server.path().join("t.db"), server.path().join("link.db")).unwrap();
+    fails(&server, &["backup", "link.db", "--force"], 1, own);
+    let other = server_with_events(2);
+    let foreign = other.path().join("t.db").display().to_string();
+    let text = "is the database of a running server";
+    fails(&server, &["backup", &foreign, "--force"], 1, text);
+    fails(&server, &["backup", "missing/copy.db"], 1, "missing");
+    fails(&server, &["backup"], 2, "FILE");
+    fails(&server, &["backup", "copy.db", "--keep", "2"], 2, "cannot be used with");
+    fails(&server, &["backup", "--to", "b", "--keep", "0"], 2, "0");
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
+fn the_outputs_have_the_form_that_the_documentation_shows() {
+    let mut server = server_with_events(3);
+    let path = fs::canonicalize(server.path()).unwrap().display().to_string();
+    let told = succeeds(&server, &["backup", "copy.db"]);
+    assert_eq!(told, "copy.db: 0 MiB, up to event 3, read back without an error\n");
+    server.stop();
+    assert_eq!(succeeds(&server, &["verify", "copy.db"]), "copy.db: verified, nothing is wrong\n");
+    let verified = format!("{path}/t.db: verified, nothing is wrong\n");
+    assert_eq!(succeeds(&server, &["verify"]), verified);
+    let told = succeeds(&server, &["restore", "copy.db", "--force"]);
+    let lines: Vec<&str> = told.lines().collect();
+    let restored = format!("{path}/t.db: restored up to event 3; the next one is 1000000004");
+    assert_eq!(lines[0], restored);
+    assert!(lines[1].starts_with(&format!("{path}/t.replaced-")), "{told}");
+    let kept = "Z.db: the earlier database; remove it when you no longer need it";
+    assert!(lines[1].ends_with(kept), "{told}");
+}
+
+#[test]
+fn a_failed_backup_raises_an_alert() {
+    let server = scenario()
+        .source("a", "")
+        .handler("alert", "when = '.type == \"backup.failed\"'", "cat >> alerts.txt")
+        .handler_source("alert", "hooktrail")
+        .start();
+    server.write_file("folder", "a file");
+    fails(&server, &["backup", "folder/copy.db"], 1, "folder");
+    until("the alert arrives", || server.path().join("alerts.txt").exists());
+    server.until("select group_concat(outcome) from outcomes", "succeeded");
+    let alert: serde_json::Value = serde_json::from_str(&server.read_file("alerts.txt")).unwrap();
+    assert!(alert["detail"].as_str().unwrap().starts_with("folder/copy.db: "), "{alert}");
+}
+
+#[test]
+fn a_folder_keeps_the_newest_backups_and_all_other_files() {
+    let server = server_with_events(1);
+    let folder = server.path().join("backups");
+    fs::create_dir(&folder).unwrap();
+    let others = ["t-20260101T000000Z.db.gz", "t-notes.db", "other-20260101T000000Z.db", "t.db"];
+    let old = ["t-20260101T000000Z.db", "t-20260102T000000Z.db", "t-20260103T000000Z.db"];
+    for name in others.iter().chain(&old).chain(&["t-20260102T000000Z.db.part"]) {
+        fs::write(folder.join(name), "old").unwrap();
+    }
+    let told = succeeds(&server, &["backup", "--to", "backups", "--keep", "2", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let file = Path::new(told["file"].as_str().unwrap()).file_name().unwrap().to_str().unwrap();
+    let mut expected: Vec<&str> = others.iter().copied().chain([old[2], file]).collect();
+    expected.sort_unstable();
+    assert_eq!(names(&folder), expected);
+    assert_eq!(told["removed"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(count_events(&folder.join(file)), 1);
+}
+
+#[test]
+fn a_restored_database_gives_no_id_twice_and_keeps_the_earlier_one() {
+    let mut server = server_with_events(3);
+    succeeds(&server, &["backup", "copy.db"]);
+    (0..2).for_each(|_| assert_eq!(server.post("/hooks/a", "lost").status, 202));
+    fails(&server, &["restore", "copy.db", "--force"], 75, "one server owns one file");
+    server.stop();
+    fails(&server, &["restore", "copy.db"], 1, "exists: --force replaces it");
+    let told = succeeds(&server, &["restore", "copy.db", "--force", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["last_event"], &told["next_event"]), (&3.into(), &1_000_000_004.into()));
+    assert_eq!(count_events(Path::new(told["replaced"].as_str().unwrap())), 5);
+    assert_eq!(server.event_ids(), [1, 2, 3]);
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").event_id(), 1_000_000_004);
+    let last = "select job || ' ' || id from outcomes order by id desc limit 1";
+    server.until(last, "1000000004 1000000004");
+    succeeds(&server, &["verify"]);
+}
+
+#[test]
+fn a_database_that_is_gone_is_restored_also_beside_a_rescued_one() {
+    let mut server = server_with_events(2);
+    succeeds(&server, &["backup", "copy.db"]);
+    server.kill();
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(server.path().join(format!("t.db{suffix}")));
+    }
+    fs::write(server.path().join("t.rescued-20260101T000000Z.db"), "").unwrap();
+    succeeds(&server, &["restore", "copy.db"]);
+    server.start();
+    assert_eq!(server.event_ids(), [1, 2]);
+}
+
+#[test]
+fn a_damaged_cut_newer_or_foreign_backup_is_rejected_and_the_database_stays() {
+    let mut server = server_with_events(2);
+    succeeds(&server, &["backup", "copy.db"]);
+    server.stop();
+    let folder = server.path().to_owned();
+    let copy = fs::read(folder.join("copy.db")).unwrap();
+    fs::write(folder.join("cut.db"), &copy[..copy.len() / 2]).unwrap();
+    fs::write(folder.join("damaged.db"), with_damaged_events(copy.clone(), &folder)).unwrap();
+    fs::write(folder.join("empty.db"), "").unwrap();
+    fs::write(folder.join("text.db"), "a".repeat(5000)).unwrap();
+    fs::copy(folder.join("copy.db"), folder.join("newer.db")).unwrap();
+    let change = |name: &str, sql: &str| {
+        Connection::open(folder.join(name)).unwrap().execute_batch(sql).unwrap();
+    };
+    change("newer.db", "PRAGMA user_version = 900");
+    change("other.db", "CREATE TABLE t (x)");
+    for (name, text) in [
+        ("cut.db", "is no complete SQLite database"),
+        ("damaged.db", "is damaged"),
+        ("empty.db", "is no SQLite database"),
+        ("text.db", "is no complete SQLite database"),
+        ("newer.db", "is of schema version 900, and this program knows up to"),
+        ("other.db", "is a database of another program"),
+        ("missing.db", "does not exist"),
+        (".", "is no SQLite database"),
+        ("t.db", "is the database itself"),
+    ] {
+        fails(&server, &["restore", name, "--force"], 1, text);
+    }
+    assert_eq!(server.event_ids(), [1, 2]);
+    let names = names(&folder);
+    assert!(
+        !names.iter().any(|name| name.contains("replaced") || name.contains("part")),
+        "{names:?}"
+    );
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").event_id(), 3);
+}
+
+/// Runs a command that is killed at the `count`th call of a system call. Returns whether it was killed.
+fn run_until_killed(server: &Server, args: &[&str], call: &str, count: usize) -> bool {
+    let output: Output = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")])
+        .args(["-e", &format!("inject={call}:signal=SIGKILL:when={count}"), HOOKTRAIL])
+        .args(args)
+        .current_dir(server.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("strace, which tests/run installs");
+    assert!(output.status.success() || output.status.code().is_none(), "{}", stderr(&output));
+    !output.status.success()
+}
+
+#[test]
+fn a_killed_restore_leaves_the_earlier_database_or_the_restored_one_complete() {
+    let mut server = server_with_events(3);
+    succeeds(&server, &["backup", "copy.db"]);
+    assert_eq!(server.post("/hooks/a", "newer").status, 202);
+    server.kill();
+    let (folder, saved) = (server.path().to_owned(), server.path().join("saved"));
+    let database = ["t.db", "t.db-wal", "t.db-shm"];
+    fs::create_dir(&saved).unwrap();
+    for name in database {
+        fs::copy(folder.join(name), saved.join(name)).unwrap();
+    }
+    let mut kills = 0;
+    for call in ["fsync,fdatasync", "unlink", "linkat,link", "rename,renameat,renameat2"] {
+        for count in 1.. {
+            for name in database {
+                fs::copy(saved.join(name), folder.join(name)).unwrap();
+            }
+            if !run_until_killed(&server, &["restore", "copy.db", "--force"], call, count) {
+                break;
+            }
+            kills += 1;
+            let events = count_events(&folder.join("t.db"));
+            assert!(events == 3 || events == 4, "killed at {call} {count}: {events} events");
+            succeeds(&server, &["verify"]);
+        }
+    }
+    assert!(kills >= 8, "only {kills} places");
+    succeeds(&server, &["restore", "copy.db", "--force"]);
+    server.start();
+    assert_eq!(server.event_ids(), [1, 2, 3]);
+}
+
+#[test]
+fn a_killed_backup_leaves_no_file_with_the_name_of_a_backup() {
+    let server = server_with_events(3);
+    let folder = server.path().join("backups");
+    for count in 1..=3 {
+        let _ = fs::remove_dir_all(&folder);
+        let args = ["backup", "--to", "backups", "--keep", "1"];
+        if !run_until_killed(&server, &args, "fsync,fdatasync", count) {
+            break;
+        }
+        let finished = names(&folder).into_iter().filter(|name| name.ends_with(".db"));
+        for name in finished {
+            succeeds(&server, &["verify", &format!("backups/{name}")]);
+        }
+    }
+    succeeds(&server, &["backup", "--to", "backups", "--keep", "1"]);
+    assert_eq!(names(&folder).len(), 1);
+}
+
+#[test]
+#[ignore = "needs a machine that allows mounts"]
+fn a_backup_on_a_full_disk_fails_and_leaves_no_file() {
+    let server = server_with_events(1);
+    for _ in 0..60 {
+        assert_eq!(server.post("/hooks/a", vec![b'x'; 100_000]).status, 202);
+    }
+    let small = "mkdir small && mount -t tmpfs -o size=3m none small && \
+        { \"$0\" backup small/copy.db; code=$?; ls small; exit $code; }";
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", small, HOOKTRAIL])
+        .current_dir(server.path())
+        .output()
+        .expect("unshare");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("3 MiB free: free some space"), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "");
+}
+
+#[test]
+fn verify_names_what_contradicts_the_promises() {
+    let mut server = server_with_events(6);
+    server.stop();
+    assert_eq!(succeeds(&server, &["verify", "--json"]), "");
+    let undamaged = fs::read(server.path().join("t.db")).unwrap();
+    for (sql, problem) in [
+        ("DELETE FROM jobs WHERE id = 2", "an event lacks one of its jobs: event 2"),
+        ("DELETE FROM events WHERE id = 2", "a job belongs to no event: job 2"),
+        (
+            "DELETE FROM attempts WHERE job = 3",
+            "an attempt has no outcome, or an outcome has no attempt: job 3",
+        ),
+        (
+            "UPDATE attempts SET outcome = 'failed' WHERE job = 4",
+            "a job succeeded without a successful attempt",
+        ),
+        (
+            "UPDATE attempts SET job = 99 WHERE id = 5",
+            "an outcome belongs to no attempt of a job: outcome 5",
+        ),
+        ("UPDATE counters SET event = 1", "an id was given that the counters do not know: event 6"),
+        ("UPDATE jobs SET handler = 7 WHERE id = 1", "a source or handler has no name: job 1"),
+        ("INSERT INTO items VALUES (1, 'x')", "an output of `split` belongs to no job"),
+        (
+            "INSERT INTO deferred_events VALUES (50, 1, '[]', 1, NULL)",
+            "a row belongs to no event: deferred event 50",
+        ),
+        ("DELETE FROM event_blocks", "the block index lacks a row"),
+        ("DELETE FROM jobs", "event 1, event 2, event 3, event 4, event 5 and 1 more"),
+    ] {
+        fs::write(server.path().join("t.db"), &undamaged).unwrap();
+        let _ = fs::remove_file(server.path().join("t.db-wal"));
+        let _ = fs::remove_file(server.path().join("t.db-shm"));
+        Connection::open(server.path().join("t.db")).unwrap().execute_batch(sql).unwrap();
+        fails(&server, &["verify"], 1, problem);
+    }
+    fs::write(server.path().join("t.db"), &undamaged).unwrap();
+    let damaged = with_damaged_events(undamaged, server.path());
+    fs::write(server.path().join("damaged.db"), &damaged).unwrap();
+    fails(&server, &["verify", "damaged.db"], 1, "SQLite finds the file damaged: ");
+}
