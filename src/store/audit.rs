@@ -7,6 +7,7 @@
 use anyhow::Context;
 use rusqlite::{Connection, params};
 
+use super::bounded_log::{self, BoundedLog};
 use super::chunked_writes::ChunkedWriter;
 use super::jobs::transition;
 use super::selection::{BulkProgress, OnProgress};
@@ -71,7 +72,7 @@ pub fn record(conn: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![at_ms, who, via, action, target, jobs, reason],
     )?;
-    Ok(())
+    bounded_log::trim(conn, BoundedLog::AuditEntries)
 }
 
 /// Applies a command to those of `jobs` that allow it. Returns the progress at the end, or where

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
+use super::bounded_log::{self, BoundedLog};
 use super::effects::{AlertCondition, Effects};
 use super::jobs::AttemptRecord;
 use super::statements::Statements;
@@ -191,5 +192,6 @@ fn log(
     detail: &str,
 ) -> rusqlite::Result<()> {
     let sql = "INSERT INTO breaker_changes (at, handler, change, detail) VALUES (?1, ?2, ?3, ?4)";
-    conn.change(sql, (wall_ms, handler, change, detail)).map(|_| ())
+    conn.change(sql, (wall_ms, handler, change, detail))?;
+    bounded_log::trim(conn, BoundedLog::BreakerChanges)
 }

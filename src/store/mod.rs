@@ -19,6 +19,7 @@ pub mod backlog_task;
 pub mod backup;
 mod batch_insert;
 mod block_index;
+mod bounded_log;
 pub mod breaker;
 pub mod checkpoint;
 mod chunked_writes;

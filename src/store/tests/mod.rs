@@ -30,6 +30,7 @@ use crate::domain::version_value::VersionValue;
 use crate::domain::{EventId, HandlerId, JobId, NextStep, Outcome, SourceId};
 
 mod alerts;
+mod bounded_log;
 mod breaker;
 mod cost;
 mod dedupe;
