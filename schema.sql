@@ -313,7 +313,7 @@ CREATE TABLE rejected_requests (
 );
 CREATE INDEX rejected_requests_ip ON rejected_requests (ip);
 
--- Addresses (the /64 of IPv6) that had an event accepted. Their rejections are deleted last.
+-- Addresses (the /64 of IPv6) that had an event accepted, about 100,000 at most. Their rejections are deleted last.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;
 
 -- Handshakes that the server answered.

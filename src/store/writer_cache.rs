@@ -68,6 +68,8 @@ pub struct WriterCache {
     pub breakers: HashMap<HandlerId, BreakerState>,
     known_ips: HashSet<String>,
     pub(super) rejection_rows: i64,
+    /// Rows that this process inserted into `accepted_ips`.
+    inserted_ips: u32,
     /// The source `hooktrail`, if a handler subscribes to it.
     pub(super) alert_source: Option<SourceId>,
     pub(super) source_status: HashMap<SourceId, SourceStatus>,
@@ -82,6 +84,28 @@ pub struct WriterCache {
 
 /// How many accepted addresses are cached. The cache saves a write for each event.
 const MAX_KNOWN_IPS: usize = 10_000;
+
+/// Maximum number of rows of `accepted_ips`, which is checked once for `ACCEPTED_IPS_STEP` new ones.
+const MAX_ACCEPTED_IPS: i64 = 100_000;
+const ACCEPTED_IPS_STEP: u32 = 1000;
+
+/// Deletes the rows of `accepted_ips` beyond the maximum: those that follow `ip`, and then the first ones, which are as
+/// good as any.
+fn trim_accepted_ips(conn: &Connection, ip: &str) -> rusqlite::Result<()> {
+    let count: i64 = conn.value("SELECT count(*) FROM accepted_ips", [])?;
+    let mut excess = count - MAX_ACCEPTED_IPS;
+    for sql in [
+        "DELETE FROM accepted_ips WHERE ip IN
+           (SELECT ip FROM accepted_ips WHERE ip > ?1 ORDER BY ip LIMIT ?2)",
+        "DELETE FROM accepted_ips WHERE ip IN
+           (SELECT ip FROM accepted_ips WHERE ip < ?1 ORDER BY ip LIMIT ?2)",
+    ] {
+        if excess > 0 {
+            excess -= i64::try_from(conn.change(sql, (ip, excess))?).unwrap_or(excess);
+        }
+    }
+    Ok(())
+}
 
 impl WriterCache {
     /// Loads the cache before the first operation.
@@ -98,6 +122,7 @@ impl WriterCache {
             breakers: HashMap::new(),
             known_ips: HashSet::new(),
             rejection_rows: 0,
+            inserted_ips: 0,
             alert_source: None,
             source_status: HashMap::new(),
             deferred: HashMap::new(),
@@ -198,7 +223,14 @@ impl WriterCache {
             return Ok(());
         }
         let network = domain::client_network(ip);
-        conn.change("INSERT OR IGNORE INTO accepted_ips VALUES (?1)", [&*network])?;
+        let inserted =
+            conn.change("INSERT OR IGNORE INTO accepted_ips VALUES (?1)", [&*network])?;
+        if inserted > 0 {
+            if self.inserted_ips.is_multiple_of(ACCEPTED_IPS_STEP) {
+                trim_accepted_ips(conn, &network)?;
+            }
+            self.inserted_ips = self.inserted_ips.wrapping_add(1);
+        }
         if self.known_ips.len() >= MAX_KNOWN_IPS {
             self.known_ips.clear();
         }

@@ -43,6 +43,18 @@ fn the_oldest_rows_of_a_log_beyond_the_maximum_are_deleted() {
     assert_eq!(left, 3);
 }
 
+#[test]
+fn the_addresses_that_had_an_event_accepted_are_bounded() {
+    let mut store = test_store();
+    let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100005)
+      INSERT INTO accepted_ips SELECT '10.' || i FROM n";
+    store.conn().execute_batch(sql).unwrap();
+    store.change(|tx| tx.cache.remember_ip(tx.conn, "192.0.2.1"));
+    assert_eq!(store.query_number("SELECT count(*) FROM accepted_ips"), 100_000);
+    let kept = "SELECT count(*) FROM accepted_ips WHERE ip = '192.0.2.1'";
+    assert_eq!(store.query_number(kept), 1);
+}
+
 fn audit_entry() -> audit::AuditEntry {
     audit::AuditEntry {
         at_ms: 0,
