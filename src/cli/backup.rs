@@ -10,12 +10,13 @@ use serde_json::json;
 
 use super::output;
 use super::progress::{Interruption, ProgressLine};
-use super::{ExitError, open_store, open_store_to_write, user_error};
+use super::{ExitError, open_store, open_store_to_write};
 use crate::config::LoadedConfig;
+use crate::store::Store;
 use crate::store::backup::{self, Backup};
 use crate::store::database_copy::CopyProgress;
 use crate::store::files;
-use crate::store::restore::{self, SKIPPED_IDS};
+use crate::store::restore;
 
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
@@ -53,41 +54,47 @@ pub struct RestoreArgs {
 
 /// Copies the database to a file, and checks the copy.
 pub fn backup(loaded: &LoadedConfig, args: &BackupArgs) -> Result<(), ExitError> {
-    let database = &loaded.config.store.path;
+    let store = open_store(loaded)?;
+    let interruption = Interruption::watch()?;
+    let made = make_backup(loaded, &store, args, &interruption);
+    if let Err(error) = &made
+        && interruption.control_flow().is_continue()
+    {
+        // The user of this command may be allowed to read only.
+        let writable = open_store_to_write(loaded, false).ok();
+        let _ = writable.map(|store| backup::record_failure(&store, format!("{error:#}")));
+    }
+    let (done, removed) = made?;
+    print_backup(&done, &removed, args.json)
+}
+
+fn make_backup(
+    loaded: &LoadedConfig,
+    store: &Store,
+    args: &BackupArgs,
+    interruption: &Interruption,
+) -> anyhow::Result<(Backup, Vec<PathBuf>)> {
     let target = match (&args.file, &args.folder) {
         (Some(file), _) => file.clone(),
         (None, Some(folder)) => {
             files::create_folder(folder).with_context(|| format!("{}", folder.display()))?;
-            backup::path_in(folder, database)
+            backup::path_in(folder, &store.path)
         }
-        // clap requires one of them.
-        (None, None) => return Err(super::usage_error("name a file")),
+        (None, None) => anyhow::bail!("name a file"), // clap requires one of them.
     };
-    if target.exists() && !args.force {
-        let path = target.display();
-        return Err(user_error(format!("{path}: exists: name another file, or give --force")));
-    }
-    let store = open_store(loaded)?;
-    let interruption = Interruption::watch()?;
-    let copied = with_progress("copied", &interruption, |on_step| {
-        backup::back_up(&store, &target, loaded.config.store.min_free_bytes, on_step)
+    let min_free_bytes = loaded.config.store.min_free_bytes;
+    let done = with_progress("copied", interruption, |on_step| {
+        backup::back_up(store, &target, args.force, min_free_bytes, on_step)
     });
-    let copied = copied.with_context(|| format!("{}", target.display()));
-    if let Err(error) = &copied
-        && interruption.control_flow().is_continue()
-    {
-        // A command of another user may be allowed to read only.
-        let writable = open_store_to_write(loaded, false).ok();
-        let detail = format!("{error:#}");
-        let _ = writable.map(|store| backup::record_failure(&store, detail));
-    }
-    let done = copied?;
-    let removed = match (&args.folder, args.keep) {
-        (Some(folder), Some(keep)) => backup::remove_old(folder, database, keep.get())
-            .with_context(|| format!("{}", folder.display()))?,
-        _ => Vec::new(),
+    let done = done.with_context(|| format!("{}", target.display()))?;
+    let (Some(folder), Some(keep)) = (&args.folder, args.keep) else {
+        return Ok((done, Vec::new()));
     };
-    print_backup(&done, &removed, args.json)
+    let removed = backup::remove_old(folder, store, &done.file, keep.get()).with_context(|| {
+        let (done, folder) = (done.file.display(), folder.display());
+        format!("{done} was made, but older backups in {folder} could not be removed")
+    })?;
+    Ok((done, removed))
 }
 
 fn print_backup(done: &Backup, removed: &[PathBuf], as_json: bool) -> Result<(), ExitError> {
@@ -119,7 +126,7 @@ pub fn restore(loaded: &LoadedConfig, args: &RestoreArgs) -> Result<(), ExitErro
     let done = with_progress("restored", &interruption, |on_step| {
         restore::restore(&args.file, database, args.force, on_step)
     })?;
-    let next_event = done.last_event + SKIPPED_IDS + 1;
+    let next_event = done.next_event;
     let replaced = done.replaced.as_deref().map(Path::display);
     let mut out = output::stdout();
     if args.json {

@@ -12,14 +12,20 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Store;
 use super::alerts::{AlertSignal, record_signal};
-use super::database_copy::{OnStep, copy_pages, create_complete, folder, needed_bytes, sync};
-use super::open_files::with_suffix;
+use super::database_copy::{
+    OnStep, copy_pages, create_complete, folder, needed_bytes, part_path, sync,
+};
+use super::migrate::open_unused;
+use super::open_files::{FileId, resolve, with_suffix};
 use super::statements::Statements;
 use super::transaction_end::write_directly;
 use crate::clock;
 
 /// The files of a server beside its database.
-const SERVER_FILES: [&str; 5] = ["", "-wal", "-shm", ".lock", ".reserve"];
+const SERVER_FILES: [&str; 6] = ["", "-wal", "-shm", "-journal", ".lock", ".reserve"];
+
+/// A part of a backup that is older than this was left by a process that was killed.
+const STALE_PART_S: i64 = 24 * 60 * 60;
 
 /// A complete backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +36,8 @@ pub struct Backup {
     pub last_event: i64,
 }
 
-/// Copies the database to `target`, and checks the copy. An existing file is replaced when the new one is
-/// complete. `min_free_bytes`: the free space that a server on the same disk needs.
+/// Copies the database to `target`, and checks the copy. `can_replace`: an existing file may be replaced, when the new
+/// one is complete. `min_free_bytes`: the free space that a server on the same disk needs.
 ///
 /// # Errors
 /// There is not enough space, a read or a write failed, the copy is damaged, or `on_step` ended it. An existing
@@ -39,12 +45,17 @@ pub struct Backup {
 pub fn back_up(
     store: &Store,
     target: &Path,
+    can_replace: bool,
     min_free_bytes: u64,
     on_step: OnStep<'_>,
 ) -> anyhow::Result<Backup> {
-    check_target(store, target)?;
+    // A symbolic link leads to the file that is written.
+    let file = resolve(target)?;
+    check_not_used(store, &file)?;
+    check_not_used(store, &part_path(&file))?;
+    anyhow::ensure!(can_replace || !file.exists(), "exists: name another file, or give --force");
     let needed = needed_bytes(&store.conn)?;
-    check_free_space(store, target, needed, min_free_bytes)?;
+    check_free_space(store, &file, needed, min_free_bytes)?;
     let before = last_event(&store.conn)?;
     let database_folder = folder(&store.path);
     let is_low = |free: u64| free < min_free_bytes;
@@ -60,13 +71,16 @@ pub fn back_up(
         );
         on_step(progress)
     };
-    let last_event = create_complete(target, |part| {
+    let last_event = create_complete(&file, |part| {
         copy_pages(&store.conn, part, &mut on_step)?;
         leave_wal_mode(part)?;
         sync(part)?;
-        check(part, before).context("the copy could not be read back: try again, or another disk")
+        check(part, before).context(
+            "the copy is damaged: run `hooktrail verify`, because the database itself may be, or else use \
+             another disk",
+        )
     })?;
-    let bytes = fs::metadata(target)?.len();
+    let bytes = fs::metadata(&file)?.len();
     Ok(Backup { file: target.to_owned(), bytes, last_event })
 }
 
@@ -91,30 +105,54 @@ fn prefix(database: &Path) -> String {
     format!("{}-", database.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// Removes all backups of `database` in a folder but the newest `keep`, and what interrupted ones left. Returns
-/// the removed backups. Other files stay.
+/// Removes all backups of the database in a folder but `newest` and the `keep` - 1 before it, and what killed processes
+/// left. Returns the removed backups. Other files stay: those with other names, and backups of other databases.
 ///
 /// # Errors
 /// The folder cannot be read, or a file cannot be removed.
-pub fn remove_old(folder: &Path, database: &Path, keep: usize) -> std::io::Result<Vec<PathBuf>> {
-    let prefix = prefix(database);
+pub fn remove_old(
+    folder: &Path,
+    store: &Store,
+    newest: &Path,
+    keep: usize,
+) -> std::io::Result<Vec<PathBuf>> {
+    let prefix = prefix(&store.path);
     let mut backups = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(rest) = name.strip_prefix(&prefix) else { continue };
-        match rest.split_once('.') {
-            Some((time, "db")) if is_time(time) => backups.push(path),
-            Some((time, "db.part")) if is_time(time) => fs::remove_file(&path)?,
+        let Some((time, end)) = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('.'))
+        else {
+            continue;
+        };
+        match end {
+            _ if !is_time(time) => {}
+            "db" if path.file_name() != newest.file_name() && is_of(store, &path) => {
+                backups.push(path);
+            }
+            "db.hooktrail.part" if is_stale(&path) => fs::remove_file(&path)?,
             _ => {}
         }
     }
     backups.sort();
-    backups.truncate(backups.len().saturating_sub(keep));
+    backups.truncate(backups.len().saturating_sub(keep.saturating_sub(1)));
     for backup in &backups {
         fs::remove_file(backup)?;
     }
     Ok(backups)
+}
+
+/// Whether a file is a backup of this database.
+fn is_of(store: &Store, backup: &Path) -> bool {
+    let sql = "SELECT value FROM meta WHERE name = 'database_id'";
+    let id = open_unused(backup)
+        .and_then(|conn| Ok(conn.query_row(sql, [], |row| row.get::<_, String>(0))?));
+    id.is_ok_and(|id| id == store.database_id)
+}
+
+fn is_stale(part: &Path) -> bool {
+    let oldest_s = clock::wall_ms() / 1000 - STALE_PART_S;
+    fs::metadata(part).is_ok_and(|found| found.mtime() < oldest_s)
 }
 
 /// Whether a text has the form `20261129T101500Z`.
@@ -127,18 +165,20 @@ fn is_time(text: &str) -> bool {
         })
 }
 
-/// A backup must not replace a file that a server uses.
-fn check_target(store: &Store, target: &Path) -> anyhow::Result<()> {
-    let Ok(found) = fs::metadata(target) else { return Ok(()) };
-    anyhow::ensure!(found.is_file(), "is no regular file: name another one");
+/// A backup must not replace a file that a server uses, or will use.
+fn check_not_used(store: &Store, file: &Path) -> anyhow::Result<()> {
+    let found = fs::metadata(file).ok();
+    let id = found.as_ref().map(FileId::from_metadata);
     for suffix in SERVER_FILES {
-        let used = fs::metadata(with_suffix(&store.path, suffix)).ok();
-        let is_used =
-            used.is_some_and(|used| (used.dev(), used.ino()) == (found.dev(), found.ino()));
+        let used = with_suffix(&store.path, suffix);
+        let is_used = file == used || (id.is_some() && FileId::at(&used).ok() == id);
         anyhow::ensure!(!is_used, "is a file of the database itself: name another one");
     }
-    let is_served = super::find_lock_holder(target)?.is_some();
-    anyhow::ensure!(!is_served, "is the database of a running server: name another file");
+    if let Some(found) = found {
+        anyhow::ensure!(found.is_file(), "is no regular file: name another one");
+        let is_served = super::find_lock_holder(file)?.is_some();
+        anyhow::ensure!(!is_served, "is the database of a running server: name another file");
+    }
     Ok(())
 }
 
@@ -178,7 +218,8 @@ fn leave_wal_mode(part: &Path) -> anyhow::Result<()> {
 /// Reads a copy back. Returns the highest id of an event in it.
 fn check(part: &Path, events_before: i64) -> anyhow::Result<i64> {
     let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let result: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let result = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    let result: String = result.unwrap_or_else(|e| e.to_string());
     anyhow::ensure!(result == "ok", "{result}");
     let events = last_event(&conn)?;
     anyhow::ensure!(events >= events_before, "it ends at event {events}, before {events_before}");
@@ -186,5 +227,5 @@ fn check(part: &Path, events_before: i64) -> anyhow::Result<i64> {
 }
 
 fn last_event(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.value("SELECT event FROM counters", [])
+    conn.value("SELECT coalesce(max(id), 0) FROM events", [])
 }

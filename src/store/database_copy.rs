@@ -2,7 +2,7 @@
 //! It has a temporary name until it is complete and synced, because an incomplete one only takes up space.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::files;
-use super::open_files::with_suffix;
+use super::open_files::{FileId, with_suffix};
 
 /// Pages between two calls of `on_step`: 4 MiB.
 const STEP_PAGES: i32 = 1024;
@@ -47,20 +47,24 @@ pub(super) fn folder(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The temporary name of a file until it is complete.
+pub(super) fn part_path(target: &Path) -> PathBuf {
+    with_suffix(target, ".hooktrail.part")
+}
+
 /// Creates a file with the content that `write` gives it at a temporary path. An existing file at `target` is
 /// replaced at once, when the new one is complete.
 ///
 /// # Errors
-/// A write or a sync failed. The incomplete file is removed.
+/// A write or a sync failed, or another process writes the same file. The incomplete file is removed.
 pub(super) fn create_complete<T>(
     target: &Path,
     write: impl FnOnce(&Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let part = with_suffix(target, ".part");
-    let _ = fs::remove_file(&part);
-    drop(files::open_or_create(&part)?);
+    let part = part_path(target);
+    let locked = lock_part(&part)?;
     let written = write(&part).and_then(|result| {
-        sync(&part)?;
+        locked.sync_all()?;
         fs::rename(&part, target)?;
         Ok(result)
     });
@@ -70,6 +74,16 @@ pub(super) fn create_complete<T>(
     let result = written?;
     sync(folder(target)).context("its folder could not be synced")?;
     Ok(result)
+}
+
+/// Creates an empty file, and locks it as long as it is open. A process that was killed may have left one.
+fn lock_part(part: &Path) -> anyhow::Result<File> {
+    let file = files::open_or_create(part)?;
+    let is_locked =
+        file.try_lock().is_ok() && FileId::at(part)? == FileId::from_metadata(&file.metadata()?);
+    anyhow::ensure!(is_locked, "another process writes it: wait for its end");
+    file.set_len(0)?;
+    Ok(file)
 }
 
 pub(super) fn sync(path: &Path) -> std::io::Result<()> {

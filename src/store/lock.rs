@@ -55,17 +55,17 @@ impl Lock {
     /// `Other` with a remedy.
     pub fn acquire(database: &Path) -> Result<Self, OpenError> {
         let check_new = |path: &Path| rescue::check_no_rescued(path);
-        Self::acquire_after(database, &check_new)
+        let lock = Self::acquire_after(database, &check_new)?;
+        lock.record(RunState::Starting);
+        Ok(lock)
     }
 
-    /// Locks `database` for a command that replaces it. The next server does not take its run for a failed one.
+    /// Locks `database` for a command that replaces it. The record of the last server stays.
     ///
     /// # Errors
     /// As for `acquire`, but files that an earlier server rescued are no obstacle.
     pub fn acquire_to_restore(database: &Path) -> Result<Self, OpenError> {
-        let lock = Self::acquire_after(database, &|_| Ok(()))?;
-        lock.record(RunState::Stopped);
-        Ok(lock)
+        Self::acquire_after(database, &|_| Ok(()))
     }
 
     /// `check_new` is called before a file is created.
@@ -77,9 +77,7 @@ impl Lock {
         let (file, id) = wait_for_database(&path, deadline, check_new)?;
         let previous = RunRecord::parse(&read_text(&mut name));
         let run = Mutex::new(RunRecord::begin(previous.as_ref()));
-        let lock = Self { path, id, name, _database: file, run };
-        lock.record(RunState::Starting);
-        Ok(lock)
+        Ok(Self { path, id, name, _database: file, run })
     }
 
     /// Returns the path of the database without symbolic links.

@@ -120,6 +120,11 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
             version == VERSION,
             "is of schema version {version}, not {VERSION}: start the server once, which migrates it"
         );
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        anyhow::ensure!(
+            mode == "wal",
+            "is a copy that no server has opened yet: start the server once, or use `hooktrail verify FILE`"
+        );
         set_pragmas(&conn, Durability::Full)?;
         chunked_writes::wait_as_cli(&conn)?;
         build_store(path, conn)
@@ -203,7 +208,7 @@ fn as_owner(path: &Path) -> String {
 }
 
 /// Why this version does not read a database.
-pub(super) enum Unreadable {
+enum Unreadable {
     PreRelease,
     OtherProgram,
     Newer { version: i64, known: i64 },
@@ -278,6 +283,24 @@ pub(super) fn open_unused(path: &Path) -> anyhow::Result<Connection> {
     Ok(conn)
 }
 
+/// Checks that a database is one of Hooktrail, of a version up to `max_version`, and undamaged.
+pub(super) fn check_backup(conn: &Connection, max_version: i64) -> anyhow::Result<()> {
+    check_is_ours(conn, max_version)?;
+    let result = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    let result: String = result.unwrap_or_else(|e| e.to_string());
+    anyhow::ensure!(result == "ok", "is damaged: name another backup ({result})");
+    Ok(())
+}
+
+/// Checks that a database is one of Hooktrail, of a version up to `max_version`.
+pub(super) fn check_is_ours(conn: &Connection, max_version: i64) -> anyhow::Result<()> {
+    if let Some(reason) = find_unreadable(conn, max_version)? {
+        anyhow::bail!("{}: name a backup that this program reads", reason.finding());
+    }
+    anyhow::ensure!(version_of(conn)? > 0, "is an empty database: name a backup");
+    Ok(())
+}
+
 /// What has a meaning in a `file:` URI (<https://www.sqlite.org/uri.html>).
 const URI_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
 
@@ -300,10 +323,7 @@ fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
 }
 
 /// Returns why this version does not read a database.
-pub(super) fn find_unreadable(
-    conn: &Connection,
-    max_version: i64,
-) -> rusqlite::Result<Option<Unreadable>> {
+fn find_unreadable(conn: &Connection, max_version: i64) -> rusqlite::Result<Option<Unreadable>> {
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version = version_of(conn)?;

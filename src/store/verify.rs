@@ -6,8 +6,8 @@ use std::path::Path;
 use const_format::formatcp;
 use rusqlite::{Connection, ErrorCode};
 
-use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED};
-use super::migrate::{VERSION, find_unreadable, open_unused};
+use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNRELEASED};
+use super::migrate::{VERSION, check_is_ours, open_unused};
 
 /// Rows that a problem names at most.
 const MAX_NAMED: usize = 5;
@@ -85,9 +85,7 @@ impl Problem {
 /// It is no Hooktrail database of this version, or a server uses it.
 pub fn open(backup: &Path) -> anyhow::Result<Connection> {
     let conn = open_unused(backup)?;
-    if let Some(reason) = find_unreadable(&conn, VERSION)? {
-        anyhow::bail!("{}: name a backup that this program reads", reason.finding());
-    }
+    check_is_ours(&conn, VERSION)?;
     Ok(conn)
 }
 
@@ -132,7 +130,8 @@ pub const CHECKS: &[Check] = &[
         "an attempt has no outcome, or an outcome has no attempt",
         formatcp!(
             "SELECT 'job ' || j.id FROM jobs j
-             WHERE (SELECT count(*) FROM attempts a WHERE a.job = j.id AND a.attempt <= j.attempt)
+             WHERE NOT {IS_UNRELEASED}
+               AND (SELECT count(*) FROM attempts a WHERE a.job = j.id AND a.attempt <= j.attempt)
                  <> j.attempt - ({IS_RUNNING})"
         ),
     ),

@@ -95,7 +95,7 @@ fn a_backup_replaces_a_file_only_with_force_and_never_one_of_a_server() {
     succeeds(&server, &["backup", "copy.db", "--force"]);
     assert_eq!(count_events(&server.path().join("copy.db")), 1);
     let own = "is a file of the database itself";
-    for name in ["t.db", "t.db-wal", "t.db-shm", "t.db.lock"] {
+    for name in ["t.db", "t.db-wal", "t.db-shm", "t.db.lock", "t.db-journal", "./t.db"] {
         fails(&server, &["backup", name, "--force"], 1, own);
     }
     fs::hard_link(server.path().join("t.db"), server.path().join("link.db")).unwrap();
@@ -105,6 +105,7 @@ fn a_backup_replaces_a_file_only_with_force_and_never_one_of_a_server() {
     let text = "is the database of a running server";
     fails(&server, &["backup", &foreign, "--force"], 1, text);
     fails(&server, &["backup", "missing/copy.db"], 1, "missing");
+    fails(&server, &["backup", ".", "--force"], 1, "is no regular file");
     fails(&server, &["backup"], 2, "FILE");
     fails(&server, &["backup", "copy.db", "--keep", "2"], 2, "cannot be used with");
     fails(&server, &["backup", "--to", "b", "--keep", "0"], 2, "0");
@@ -150,15 +151,27 @@ fn a_folder_keeps_the_newest_backups_and_all_other_files() {
     let server = server_with_events(1);
     let folder = server.path().join("backups");
     fs::create_dir(&folder).unwrap();
-    let others = ["t-20260101T000000Z.db.gz", "t-notes.db", "other-20260101T000000Z.db", "t.db"];
-    let old = ["t-20260101T000000Z.db", "t-20260102T000000Z.db", "t-20260103T000000Z.db"];
-    for name in others.iter().chain(&old).chain(&["t-20260102T000000Z.db.part"]) {
-        fs::write(folder.join(name), "old").unwrap();
+    let others = ["t-20260101T000000Z.db.gz", "t-notes.db", "t-20260104T000000Z.db", "t.db"];
+    // The clock was wrong once.
+    let old = ["t-20260101T000000Z.db", "t-20260102T000000Z.db", "t-20990101T000000Z.db"];
+    let stale = "t-20260102T000000Z.db.hooktrail.part";
+    for name in others.iter().chain(&[stale]) {
+        fs::write(folder.join(name), "no backup of this database").unwrap();
     }
+    succeeds(&server, &["backup", "copy.db"]);
+    for name in old {
+        fs::copy(server.path().join("copy.db"), folder.join(name)).unwrap();
+    }
+    let foreign = "t-20260105T000000Z.db";
+    let other = server_with_events(1);
+    succeeds(&other, &["backup", &folder.join(foreign).display().to_string()]);
+    let two_days = std::time::Duration::from_secs(2 * 24 * 60 * 60);
+    let part = fs::File::options().write(true).open(folder.join(stale)).unwrap();
+    part.set_modified(std::time::SystemTime::now() - two_days).unwrap();
     let told = succeeds(&server, &["backup", "--to", "backups", "--keep", "2", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let file = Path::new(told["file"].as_str().unwrap()).file_name().unwrap().to_str().unwrap();
-    let mut expected: Vec<&str> = others.iter().copied().chain([old[2], file]).collect();
+    let mut expected: Vec<&str> = others.iter().copied().chain([old[2], foreign, file]).collect();
     expected.sort_unstable();
     assert_eq!(names(&folder), expected);
     assert_eq!(told["removed"].as_array().unwrap().len(), 2, "{told}");
@@ -182,7 +195,48 @@ fn a_restored_database_gives_no_id_twice_and_keeps_the_earlier_one() {
     assert_eq!(server.post("/hooks/a", "x").event_id(), 1_000_000_004);
     let last = "select job || ' ' || id from outcomes order by id desc limit 1";
     server.until(last, "1000000004 1000000004");
+    // The next restore of the same backup gives other ids.
+    server.stop();
+    succeeds(&server, &["restore", "copy.db", "--force"]);
     succeeds(&server, &["verify"]);
+    let replay = "select replay from counters";
+    assert!(server.value(replay).parse::<i64>().unwrap() > 1_000_000_000);
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").event_id(), 2_000_000_005);
+}
+
+#[test]
+fn journals_of_a_database_that_was_moved_away_do_not_reach_the_restored_one() {
+    let mut server = server_with_events(3);
+    succeeds(&server, &["backup", "copy.db"]);
+    server.kill();
+    fs::rename(server.path().join("t.db"), server.path().join("moved.db")).unwrap();
+    let wal = fs::read(server.path().join("t.db-wal")).unwrap();
+    fs::write(server.path().join("t.db-journal"), "a journal").unwrap();
+    succeeds(&server, &["restore", "copy.db"]);
+    succeeds(&server, &["verify"]);
+    server.start();
+    assert_eq!(server.event_ids(), [1, 2, 3]);
+    let kept: Vec<String> =
+        names(server.path()).into_iter().filter(|name| name.contains("replaced")).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    assert!(kept[0].ends_with(".db-journal"), "{kept:?}");
+    assert_eq!(fs::read(server.path().join(&kept[1])).unwrap(), wal);
+}
+
+#[test]
+fn a_backup_follows_a_symbolic_link_and_a_copy_in_the_place_of_the_database_can_be_named() {
+    let mut server = server_with_events(1);
+    fs::create_dir(server.path().join("disk")).unwrap();
+    std::os::unix::fs::symlink("disk/copy.db", server.path().join("link.db")).unwrap();
+    succeeds(&server, &["backup", "link.db"]);
+    assert_eq!(names(&server.path().join("disk")), ["copy.db"]);
+    server.stop();
+    fs::copy(server.path().join("link.db"), server.path().join("t.db")).unwrap();
+    fails(&server, &["list"], 1, "start the server once");
+    succeeds(&server, &["verify", "t.db"]);
+    server.start();
+    assert_eq!(server.event_ids(), [1]);
 }
 
 #[test]
@@ -302,7 +356,8 @@ fn a_killed_backup_leaves_no_file_with_the_name_of_a_backup() {
         }
     }
     succeeds(&server, &["backup", "--to", "backups", "--keep", "1"]);
-    assert_eq!(names(&folder).len(), 1);
+    let backups = names(&folder).into_iter().filter(|name| name.ends_with(".db"));
+    assert_eq!(backups.count(), 1);
 }
 
 #[test]

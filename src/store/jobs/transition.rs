@@ -620,11 +620,13 @@ pub(in crate::store) fn cancel(
         let sql = "UPDATE jobs SET cancel_reason = ?2 WHERE id = ?1";
         return tx.conn.change(sql, (job, reason)).map(|_| true);
     }
-    // `ended_at` of a dead job stays.
+    // `ended_at` of a dead job stays. An unreleased job has not begun: the outcome of its failed expression is
+    // written at its release.
     let changed = tx.conn.change(
         formatcp!(
             "UPDATE jobs SET state = {CANCELLED}, reason = ?2, ended_at = coalesce(ended_at, ?3),
-               due_at = NULL, wait_ms = NULL WHERE id = ?1 AND {CAN_CANCEL}"
+               due_at = NULL, wait_ms = NULL, attempt = iif({IS_UNRELEASED}, 0, attempt),
+               failures = iif({IS_UNRELEASED}, 0, failures) WHERE id = ?1 AND {CAN_CANCEL}"
         ),
         (job, reason, tx.cache.wall_ms),
     )?;
