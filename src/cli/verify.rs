@@ -24,7 +24,7 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-/// Checks a database, and prints what is wrong. Exits with 1 if something is.
+/// Checks a database and prints the problems. Exits with 1 if there are any.
 pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError> {
     let (conn, path) = match &args.file {
         Some(file) => {

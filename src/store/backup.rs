@@ -13,7 +13,8 @@ use rusqlite::{Connection, OpenFlags};
 use super::Store;
 use super::alerts::{AlertSignal, record_signal};
 use super::database_copy::{
-    OnStep, copy_pages, create_complete, folder, needed_bytes, part_path, sync,
+    OnStep, copy_pages, create_complete, dated_name, dated_prefix, find_damage, folder,
+    needed_bytes, part_path, set_journal_mode, sync,
 };
 use super::migrate::open_unused;
 use super::open_files::{FileId, resolve, with_suffix};
@@ -96,13 +97,7 @@ pub fn record_failure(store: &Store, detail: String) -> anyhow::Result<()> {
 
 /// The path of a new backup of `database` in a folder: `hooktrail-20261129T101500Z.db`.
 pub fn path_in(folder: &Path, database: &Path) -> PathBuf {
-    let time = clock::format_compact(clock::wall_ms());
-    folder.join(format!("{}{time}.db", prefix(database)))
-}
-
-/// `hooktrail-`, the prefix of backups in a folder.
-fn prefix(database: &Path) -> String {
-    format!("{}-", database.file_stem().unwrap_or_default().to_string_lossy())
+    folder.join(dated_name(&dated_prefix(database, "-"), clock::wall_ms()))
 }
 
 /// Removes all backups of the database in a folder but `newest` and the `keep` - 1 before it, and what killed processes
@@ -116,7 +111,7 @@ pub fn remove_old(
     newest: &Path,
     keep: usize,
 ) -> std::io::Result<Vec<PathBuf>> {
-    let prefix = prefix(&store.path);
+    let prefix = dated_prefix(&store.path, "-");
     let mut backups = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -210,17 +205,15 @@ fn check_free_space(
 /// Makes a file that can be read without its `-wal` and `-shm`.
 fn leave_wal_mode(part: &Path) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let mode: String = conn.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))?;
-    anyhow::ensure!(mode == "delete", "PRAGMA journal_mode is {mode:?}: expected \"delete\"");
-    Ok(())
+    set_journal_mode(&conn, "delete")
 }
 
 /// Reads a copy back. Returns the highest id of an event in it.
 fn check(part: &Path, events_before: i64) -> anyhow::Result<i64> {
     let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let result = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
-    let result: String = result.unwrap_or_else(|e| e.to_string());
-    anyhow::ensure!(result == "ok", "{result}");
+    if let Some(damage) = find_damage(&conn) {
+        anyhow::bail!(damage);
+    }
     let events = last_event(&conn)?;
     anyhow::ensure!(events >= events_before, "it ends at event {events}, before {events_before}");
     Ok(events)

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::files;
 use super::open_files::{FileId, with_suffix};
+use crate::clock;
 
 /// Pages between two calls of `on_step`: 4 MiB.
 const STEP_PAGES: i32 = 1024;
@@ -45,6 +46,17 @@ pub fn needed_bytes(conn: &Connection) -> rusqlite::Result<u64> {
 /// The folder of a file, `.` for a name without one.
 pub(super) fn folder(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns what the names of dated copies of a database begin with: `hooktrail.rescued-` with the label `.rescued-`.
+pub(super) fn dated_prefix(database: &Path, label: &str) -> String {
+    let stem = database.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}{label}")
+}
+
+/// Returns the name of a copy of that time: `hooktrail.rescued-20261128T173000Z.db`.
+pub(super) fn dated_name(prefix: &str, at_ms: i64) -> String {
+    format!("{prefix}{}.db", clock::format_compact(at_ms))
 }
 
 /// The temporary name of a file until it is complete.
@@ -84,6 +96,20 @@ fn lock_part(part: &Path) -> anyhow::Result<File> {
     anyhow::ensure!(is_locked, "another process writes it: wait for its end");
     file.set_len(0)?;
     Ok(file)
+}
+
+/// Sets the journal mode of a copy.
+pub(super) fn set_journal_mode(copy: &Connection, mode: &str) -> anyhow::Result<()> {
+    let sql = format!("PRAGMA journal_mode = {mode}");
+    let found: String = copy.query_row(&sql, [], |row| row.get(0))?;
+    anyhow::ensure!(found == mode, "PRAGMA journal_mode is {found:?}: expected {mode:?}");
+    Ok(())
+}
+
+/// Reads all pages and indexes. Returns the first damage that SQLite finds.
+pub(super) fn find_damage(copy: &Connection) -> Option<String> {
+    let result = copy.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
+    Some(result.unwrap_or_else(|e| e.to_string())).filter(|result| result != "ok")
 }
 
 pub(super) fn sync(path: &Path) -> std::io::Result<()> {

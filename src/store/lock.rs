@@ -54,8 +54,7 @@ impl Lock {
     /// `InUse`, naming the holder; `Transient` if the file system is full or read-only; otherwise
     /// `Other` with a remedy.
     pub fn acquire(database: &Path) -> Result<Self, OpenError> {
-        let check_new = |path: &Path| rescue::check_no_rescued(path);
-        let lock = Self::acquire_after(database, &check_new)?;
+        let lock = Self::acquire_after(database, &rescue::check_no_rescued)?;
         lock.record(RunState::Starting);
         Ok(lock)
     }

@@ -37,7 +37,7 @@ pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
 const MIGRATIONS: &[Migration] = &[];
 
 /// The version that this program reads and writes.
-pub(super) const VERSION: i64 = version_after(MIGRATIONS);
+const VERSION: i64 = version_after(MIGRATIONS);
 
 const fn version_after(steps: &[Migration]) -> i64 {
     steps.len() as i64 + 1
@@ -215,7 +215,7 @@ enum Unreadable {
 }
 
 impl Unreadable {
-    pub fn finding(&self) -> String {
+    fn finding(&self) -> String {
         match self {
             Self::PreRelease => {
                 "was created by a pre-release build of Hooktrail, whose format this version does \
@@ -283,25 +283,25 @@ pub(super) fn open_unused(path: &Path) -> anyhow::Result<Connection> {
     Ok(conn)
 }
 
-/// Checks that a database is one of Hooktrail, of a version up to `max_version`, and undamaged.
-pub(super) fn check_backup(conn: &Connection, max_version: i64) -> anyhow::Result<()> {
-    check_is_ours(conn, max_version)?;
-    let result = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));
-    let result: String = result.unwrap_or_else(|e| e.to_string());
-    anyhow::ensure!(result == "ok", "is damaged: name another backup ({result})");
+/// Checks that a database is one of Hooktrail, of a version that this program reads, and undamaged.
+pub(super) fn check_backup(conn: &Connection) -> anyhow::Result<()> {
+    check_is_ours(conn)?;
+    if let Some(damage) = database_copy::find_damage(conn) {
+        anyhow::bail!("is damaged: name another backup ({damage})");
+    }
     Ok(())
 }
 
-/// Checks that a database is one of Hooktrail, of a version up to `max_version`.
-pub(super) fn check_is_ours(conn: &Connection, max_version: i64) -> anyhow::Result<()> {
-    if let Some(reason) = find_unreadable(conn, max_version)? {
+/// Checks that a database is one of Hooktrail, of a version that this program reads.
+pub(super) fn check_is_ours(conn: &Connection) -> anyhow::Result<()> {
+    if let Some(reason) = find_unreadable(conn, VERSION)? {
         anyhow::bail!("{}: name a backup that this program reads", reason.finding());
     }
     anyhow::ensure!(version_of(conn)? > 0, "is an empty database: name a backup");
     Ok(())
 }
 
-/// What has a meaning in a `file:` URI (<https://www.sqlite.org/uri.html>).
+/// The characters that have a meaning in a `file:` URI (<https://www.sqlite.org/uri.html>).
 const URI_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
 
 /// Opens an existing database, and leaves its WAL to the server when the connection closes.

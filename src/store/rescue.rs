@@ -8,26 +8,22 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::database_copy::{OnStep, copy_pages, create_complete, folder};
+use super::database_copy::{OnStep, copy_pages, create_complete, dated_name, dated_prefix, folder};
 use super::open_files::resolve;
 use super::{OpenError, files};
 use crate::clock;
 
-/// Returns `NAME.rescued-`, the prefix of rescued files.
-fn prefix(database: &Path) -> String {
-    let stem = database.file_stem().unwrap_or_default().to_string_lossy();
-    format!("{stem}.rescued-")
-}
+/// What follows the database's name in those of rescued files.
+const LABEL: &str = ".rescued-";
 
 /// Returns the path for a copy of `database`: `NAME.rescued-20261128T173000Z.db`.
 pub fn target_path(database: &Path) -> PathBuf {
-    let time = clock::format_compact(clock::wall_ms());
-    folder(database).join(format!("{}{time}.db", prefix(database)))
+    folder(database).join(dated_name(&dated_prefix(database, LABEL), clock::wall_ms()))
 }
 
 /// Returns the files that an earlier server saved beside `database`, complete or not.
 pub fn find_rescued(database: &Path) -> Vec<PathBuf> {
-    let prefix = prefix(database);
+    let prefix = dated_prefix(database, LABEL);
     let Ok(entries) = fs::read_dir(folder(database)) else { return Vec::new() };
     let names = entries.filter_map(Result::ok).map(|entry| entry.path());
     let is_rescued = |path: &PathBuf| {
@@ -60,7 +56,7 @@ pub fn check_no_rescued(database: &Path) -> Result<(), OpenError> {
             last.display()
         ),
     };
-    let all = folder(database).join(prefix(database));
+    let all = folder(database).join(dated_prefix(database, LABEL));
     Err(OpenError::Other(format!(
         "{path}: does not exist, and {what}. To begin without them: move {}* away",
         all.display()

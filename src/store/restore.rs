@@ -13,9 +13,11 @@ use anyhow::Context;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::database_copy::{OnStep, copy_pages, create_complete, folder, sync};
+use super::database_copy::{
+    OnStep, copy_pages, create_complete, dated_name, dated_prefix, folder, set_journal_mode, sync,
+};
 use super::lock::Lock;
-use super::migrate::{VERSION, check_backup, open_unused};
+use super::migrate::{check_backup, open_unused};
 use super::open_files::{FileId, with_suffix};
 use super::{checkpoint, database_copy, rescue};
 use crate::clock;
@@ -70,7 +72,7 @@ pub fn restore(
         "{}: is the database itself: name a backup",
         name()
     );
-    check_backup(&from, VERSION).with_context(name)?;
+    check_backup(&from).with_context(name)?;
     check_free_space(&from, &database)?;
     let last_event = from
         .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
@@ -139,15 +141,9 @@ fn open_old(database: &Path) -> rusqlite::Result<Connection> {
 /// Lets the ids of a copy continue above those of the lost database, and makes it one that a server has opened.
 fn prepare(copy: &Path, counters: &Counters) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let set_mode = |name: &str| -> anyhow::Result<()> {
-        let mode: String =
-            conn.query_row(&format!("PRAGMA journal_mode = {name}"), [], |row| row.get(0))?;
-        anyhow::ensure!(mode == name, "PRAGMA journal_mode is {mode:?}: expected {name:?}");
-        Ok(())
-    };
-    set_mode("delete")?;
+    set_journal_mode(&conn, "delete")?;
     conn.execute("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4", *counters)?;
-    set_mode("wal")?;
+    set_journal_mode(&conn, "wal")?;
     conn.close().map_err(|(_, e)| e)?;
     Ok(())
 }
@@ -205,8 +201,7 @@ fn empty_wal(database: &Path) -> anyhow::Result<bool> {
 
 /// Returns the second name of the old database: one that it has already, because a restore was killed, or a new one.
 fn find_name_to_keep(database: &Path) -> anyhow::Result<PathBuf> {
-    let stem = database.file_stem().unwrap_or_default().to_string_lossy();
-    let prefix = format!("{stem}.replaced-");
+    let prefix = dated_prefix(database, ".replaced-");
     let id = FileId::at(database).ok();
     for entry in fs::read_dir(folder(database))? {
         let path = entry?.path();
@@ -217,8 +212,7 @@ fn find_name_to_keep(database: &Path) -> anyhow::Result<PathBuf> {
     }
     let mut at_ms = clock::wall_ms();
     loop {
-        let name = format!("{prefix}{}.db", clock::format_compact(at_ms));
-        let path = folder(database).join(name);
+        let path = folder(database).join(dated_name(&prefix, at_ms));
         let is_free = ["", "-wal", "-journal"]
             .iter()
             .all(|suffix| fs::symlink_metadata(with_suffix(&path, suffix)).is_err());

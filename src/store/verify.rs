@@ -7,7 +7,7 @@ use const_format::formatcp;
 use rusqlite::{Connection, ErrorCode};
 
 use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNRELEASED};
-use super::migrate::{VERSION, check_is_ours, open_unused};
+use super::migrate::{check_is_ours, open_unused};
 
 /// Rows that a problem names at most.
 const MAX_NAMED: usize = 5;
@@ -18,7 +18,7 @@ const MAX_DAMAGED: usize = 20;
 /// Rows that contradict a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong with each of the rows.
+    /// The problem of each row.
     pub text: &'static str,
     /// How many rows there are.
     pub count: usize,
@@ -31,7 +31,7 @@ pub struct Problem {
 pub struct Check {
     /// What the check reads.
     pub name: &'static str,
-    /// What is wrong with each row that `sql` returns.
+    /// The problem of each row that `sql` returns.
     problem: &'static str,
     sql: &'static str,
 }
@@ -85,7 +85,7 @@ impl Problem {
 /// It is no Hooktrail database of this version, or a server uses it.
 pub fn open(backup: &Path) -> anyhow::Result<Connection> {
     let conn = open_unused(backup)?;
-    check_is_ours(&conn, VERSION)?;
+    check_is_ours(&conn)?;
     Ok(conn)
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::server::{Scenario, Server, scenario, until};
 
 /// A server whose alerts go to a handler `alert` that runs this script.
-fn with_alert_handler(script: &str, keys: &str) -> Scenario {
+pub fn with_alert_handler(script: &str, keys: &str) -> Scenario {
     scenario().handler("alert", keys, script).handler_source("alert", "hooktrail")
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Connection;
 
+use crate::alerts::with_alert_handler;
 use crate::support::server::{HOOKTRAIL, Server, scenario, stderr, stdout, until};
 
 /// A running server with a handler that succeeds, and this number of finished events.
@@ -133,11 +134,8 @@ fn the_outputs_have_the_form_that_the_documentation_shows() {
 
 #[test]
 fn a_failed_backup_raises_an_alert() {
-    let server = scenario()
-        .source("a", "")
-        .handler("alert", "when = '.type == \"backup.failed\"'", "cat >> alerts.txt")
-        .handler_source("alert", "hooktrail")
-        .start();
+    let server =
+        with_alert_handler("cat >> alerts.txt", "when = '.type == \"backup.failed\"'").start();
     server.write_file("folder", "a file");
     fails(&server, &["backup", "folder/copy.db"], 1, "folder");
     until("the alert arrives", || server.path().join("alerts.txt").exists());

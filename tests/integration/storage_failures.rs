@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use rusqlite::Connection;
 
+use crate::alerts::with_alert_handler;
 use crate::support::server::{Server, cli, scenario, stderr, until};
 
 /// Posts until the server responds 503, and returns the accepted events.
@@ -89,10 +90,8 @@ fn after_a_failed_sync_no_event_is_accepted() {
 
 #[test]
 fn the_write_ahead_log_shrinks_after_a_reader_ends_its_snapshot() {
-    let server = scenario()
+    let server = with_alert_handler("cat", "when = '.type == \"wal.blocked\"'")
         .source("a", "max_body_size = \"4 MiB\"")
-        .handler("alert", "when = '.type == \"wal.blocked\"'", "cat")
-        .handler_source("alert", "hooktrail")
         .start();
     let log = server.path().join("t.db-wal");
     let size = || fs::metadata(&log).map_or(0, |found| found.len());

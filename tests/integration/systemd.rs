@@ -41,19 +41,21 @@ fn assert_success(output: &Output) -> String {
 #[test]
 fn systemd_finds_no_error_in_the_units() {
     let folder = tempfile::tempdir().unwrap();
-    let unit = unit_text("hooktrail.service");
-    assert!(unit.contains(&format!("ExecStart={PROGRAM} ")));
-    let service = folder.path().join("hooktrail.service");
-    let socket = folder.path().join("hooktrail.socket");
-    fs::write(&service, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
-    fs::copy(unit_path("hooktrail.socket"), &socket).unwrap();
-    let backup = unit_text("hooktrail-backup.service");
-    assert!(backup.contains(&format!("ExecStart={PROGRAM} ")));
-    let backup_service = folder.path().join("hooktrail-backup.service");
-    let timer = folder.path().join("hooktrail-backup.timer");
-    fs::write(&backup_service, backup.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
-    fs::copy(unit_path("hooktrail-backup.timer"), &timer).unwrap();
-    let units: [&Path; 4] = [&service, &socket, &backup_service, &timer];
+    let names = [
+        "hooktrail.service",
+        "hooktrail.socket",
+        "hooktrail-backup.service",
+        "hooktrail-backup.timer",
+    ];
+    let units = names.map(|name| {
+        let unit = unit_text(name);
+        let has_program = unit.contains(&format!("ExecStart={PROGRAM} "));
+        assert_eq!(has_program, name.ends_with(".service"), "{name}");
+        let copy = folder.path().join(name);
+        fs::write(&copy, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
+        copy
+    });
+    let units = units.each_ref().map(PathBuf::as_path);
     let output_text = assert_success(&systemd("systemd-analyze", &["verify"], &units));
     // systemd-analyze succeeds despite unknown keys, and also reports problems of other units.
     let messages: Vec<&str> =
