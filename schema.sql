@@ -11,7 +11,7 @@
 -- Times are UTC in milliseconds. Times by the database clock (src/clock.rs) do not jump.
 
 -- Facts about the database: `database_id`, which is random; `alerts`, the source `hooktrail` while a
--- handler subscribes to it; and the anchor of the database clock.
+-- handler subscribes to it; the anchor of the database clock; and until when `retention` rests, and why.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
@@ -74,9 +74,10 @@ CREATE TABLE minute_counts (
 
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
--- note: errors of optional expressions. It is the only column that is written later, when a deferred event
---   is evaluated.
+-- note: errors of optional expressions. It is written later if a deferred event is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
+-- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items
+--   and the outputs went with it. NULL: the event has its body.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
   uid BLOB NOT NULL,
@@ -90,7 +91,9 @@ CREATE TABLE events (
   first_job INTEGER NOT NULL,
   last_job INTEGER NOT NULL,
   note TEXT,
-  body BLOB NOT NULL
+  body BLOB,
+  removed_bytes INTEGER,
+  CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
 );
 
 -- The block index: which blocks of 1024 ids (id / 1024) hold rows of a source, and of a handler. `list` and
@@ -273,6 +276,7 @@ CREATE TABLE unique_keys (
   PRIMARY KEY (handler, key)
 ) WITHOUT ROWID;
 CREATE INDEX unique_keys_expires ON unique_keys (expires_at);
+CREATE INDEX unique_keys_job ON unique_keys (job);
 
 -- The highest value of `version_by` that succeeded, for each `ordering_key`.
 CREATE TABLE versions (
@@ -297,6 +301,29 @@ CREATE TABLE attempts (
   stderr BLOB
 );
 CREATE INDEX attempts_job ON attempts (job, attempt);
+
+-- The progress of the rules of `retention` (src/store/retention.rs). rule: 0 bodies, 1 events.
+-- next_event: the rule has seen all earlier events of the source.
+CREATE TABLE retention_cursors (
+  source INTEGER NOT NULL,
+  rule INTEGER NOT NULL,
+  next_event INTEGER NOT NULL,
+  PRIMARY KEY (source, rule)
+) WITHOUT ROWID;
+
+-- Events before `next_event` that a rule could not remove then, because they were not settled, or a dead job
+-- protected them. The rule looks at them again when its duration has passed since `since`.
+CREATE TABLE retention_waiting (
+  source INTEGER NOT NULL,
+  rule INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  event INTEGER NOT NULL,
+  PRIMARY KEY (source, rule, since, event)
+) WITHOUT ROWID;
+
+-- Events with so many jobs that several transactions remove them. The body is gone already; next_job: the next
+-- job whose rows are removed.
+CREATE TABLE partial_removals (event INTEGER PRIMARY KEY, rule INTEGER NOT NULL, next_job INTEGER NOT NULL);
 
 -- Rejected requests, without their bodies. count: how many identical rejections the row stands for.
 CREATE TABLE rejected_requests (
@@ -377,7 +404,7 @@ FROM attempts a JOIN jobs j ON j.id = a.job
 CREATE VIEW trail AS
 SELECT e.id AS event,
   strftime('%Y-%m-%dT%H:%M:%fZ', e.received_at / 1000.0, 'unixepoch') AS received_at,
-  s.name AS source, nullif(e.ip, '') AS remote_ip, length(e.body) AS bytes,
+  s.name AS source, nullif(e.ip, '') AS remote_ip, coalesce(e.removed_bytes, length(e.body)) AS bytes,
   (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
   (SELECT count(*) FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id)
     AND (j.state <> 6 OR EXISTS (SELECT 1 FROM expansions x

@@ -22,6 +22,7 @@ use crate::expression::EvaluatorPool;
 use crate::handler::LookupLimit;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
+use crate::maintenance::retention::{self, RetentionInputs};
 use crate::process::{self, GRACE, Supervisor};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
@@ -177,7 +178,7 @@ impl StoppableThread {
 struct Server {
     file: PathBuf,
     owner: Owner,
-    config: ArcSwap<Config>,
+    config: Arc<ArcSwap<Config>>,
     intake_state: Arc<IntakeState>,
     supervisor: Arc<Supervisor>,
     running: Arc<RunningJobs>,
@@ -190,6 +191,7 @@ struct Server {
     writer: WriterHandle,
     intake: web::RunningServers,
     maintenance: StoppableThread,
+    retention: StoppableThread,
     failure_log: Arc<FailureLog>,
     /// The other threads in the order of their start.
     threads: Vec<JoinHandle<()>>,
@@ -232,7 +234,7 @@ impl Server {
         let deferrals = Arc::<Deferrals>::default();
         let intake_deferrals = Arc::clone(&deferrals);
         let workers = config.workers.threads;
-        let readers = store::read_pool(&store, u32::try_from(workers + 3)?)?;
+        let readers = store::read_pool(&store, u32::try_from(workers + 4)?)?;
         let (clock, database) = (store.clock, store.path.clone());
         let counters =
             source_counters.set_watched(&web::sources_with_queue_limit(&config, registry));
@@ -316,11 +318,16 @@ impl Server {
             &running,
             maintenance_inputs,
         )?;
+        let (file, config) = (config.file.clone(), Arc::new(ArcSwap::from_pointee(config)));
+        let (stop, stopped) = bounded(0);
+        let inputs =
+            RetentionInputs { config: Arc::clone(&config), readers, clock, writer: writer.clone() };
+        let retention = StoppableThread { stop, thread: retention::start(inputs, stopped)? };
         let intake = web::listen(sockets, connections_max, &shared_intake)?;
         Ok(Self {
-            file: config.file.clone(),
+            file,
             owner: owner.clone(),
-            config: ArcSwap::from_pointee(config),
+            config,
             intake_state: shared_intake,
             supervisor,
             running,
@@ -333,6 +340,7 @@ impl Server {
             writer,
             intake,
             maintenance,
+            retention,
             threads,
             failure_log,
             file_watch,
@@ -430,6 +438,7 @@ impl Server {
         self.supervisor.wait_for_runs(GRACE * 2);
         self.intake.stop(&self.intake_state);
         self.maintenance.stop();
+        self.retention.stop();
         self.file_watch.stop();
         self.writer.close_workers();
         self.intake_state.deferrals.close();

@@ -19,6 +19,7 @@ pub mod id_set;
 pub mod job;
 pub mod job_plan;
 pub mod reservation;
+pub mod retention;
 pub mod version_value;
 
 /// The id of an event. Ids increase and are never reused.
@@ -65,8 +66,27 @@ pub struct Event {
     pub ip: String,
     pub headers: Headers,
     pub body: Arc<[u8]>,
+    /// The size of the body before it was removed. `body` is empty then.
+    pub removed_bytes: Option<usize>,
     /// Errors of optional expressions, recorded on the event.
     pub expression_errors: Option<String>,
+}
+
+impl Event {
+    /// Returns the size of the body as it arrived.
+    pub fn body_bytes(&self) -> usize {
+        self.removed_bytes.unwrap_or(self.body.len())
+    }
+
+    /// Returns why nothing can run for the event: its body was removed.
+    pub fn obstacle(&self) -> Option<String> {
+        self.removed_bytes.map(|_| missing_body(self.id.0))
+    }
+}
+
+/// The message about an event without a body.
+pub fn missing_body(event: i64) -> String {
+    format!("event {event}: it has no body any more")
 }
 
 /// Returns the network that stands for an address wherever addresses are counted. For IPv6 this is

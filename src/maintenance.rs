@@ -21,7 +21,9 @@ use crate::store::{self, reserve};
 use crate::worker::RunningJobs;
 
 pub mod alerts;
+mod clock_break;
 pub mod failure_log;
+pub mod retention;
 
 use alerts::AlertMonitor;
 use failure_log::FailureLog;

@@ -70,6 +70,7 @@ fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
         ]),
         body: Arc::from(BODY),
         expression_errors: None,
+        removed_bytes: None,
     };
     Task {
         claim: Claim { job: JobId(1), attempt: 1 },

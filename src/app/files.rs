@@ -6,7 +6,7 @@
 use crate::config::{Config, Handler, HandlerKind, Mode};
 use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
 
-/// The database with its log, listeners, event loops, evaluators, and folders being read.
+/// The database with its log, listeners, event loops, evaluators, the connections of maintenance, and folders being read.
 const OWN_FILES: u64 = 128;
 /// A worker's read connection: the database and its log.
 const FILES_PER_READER: u64 = 2;

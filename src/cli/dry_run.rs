@@ -145,7 +145,8 @@ fn load_event(store: &Store, event: i64) -> Result<Event, ExitError> {
     if let Some(error) = check_event(store, event)? {
         return Err(user_error(error));
     }
-    Ok(event_reads::load_event(&store.conn, EventId(event))?)
+    let event = event_reads::load_event(&store.conn, EventId(event))?;
+    event.obstacle().map_or(Ok(event), |error| Err(user_error(error)))
 }
 
 /// Prints which handlers match an event, with their inputs and keys.

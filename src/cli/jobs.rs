@@ -18,9 +18,9 @@ use super::{
     ExitError, open_store_to_write, output, print_without_server, table, usage_error, user_error,
 };
 use crate::config::LoadedConfig;
-use crate::domain::EventId;
 use crate::domain::id_set::IdSet;
 use crate::domain::job::JobState;
+use crate::domain::{EventId, missing_body};
 use crate::store::audit::{self, JobCommand};
 use crate::store::jobs::queue;
 use crate::store::selection::{self, BulkProgress};
@@ -91,10 +91,14 @@ fn apply(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<bool, Ex
         )));
     }
     check_jobs(store, args, command)?;
-    let jobs = select(store, args, command)?;
+    let jobs = select(store, args, command.condition())?;
+    let bodyless = match command.missing_body_condition() {
+        Some(condition) => select(store, args, condition)?,
+        None => IdSet::default(),
+    };
     if args.dry_run {
         print_dry_run(store, verb, &jobs)?;
-        return Ok(false);
+        return reject_bodyless(store, &bodyless).map(|()| false);
     }
     let question = format!("{verb} {}?", format_count(jobs.len(), "job"));
     if has_selectors && !args.yes && !confirm(&question, jobs.len())? {
@@ -109,20 +113,31 @@ fn apply(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<bool, Ex
         return Err(user_error("interrupted: run the same command again for the rest"));
     }
     writeln!(out, "{done} {}", format_count(progress.jobs, "job"))?;
-    if jobs.is_empty() {
+    if jobs.is_empty() && bodyless.is_empty() {
         writeln!(output::stderr(), "no job matches that `{verb}` can change")?;
     }
+    reject_bodyless(store, &bodyless)?;
     Ok(progress.jobs > 0)
 }
 
-fn select(store: &Store, args: &JobArgs, command: &JobCommand) -> Result<IdSet, ExitError> {
+/// Reports jobs that cannot run, because their event has no body any more.
+fn reject_bodyless(store: &Store, jobs: &IdSet) -> Result<(), ExitError> {
+    let mut errors = Vec::new();
+    for job in jobs.iter() {
+        let event = queries::find_event_of_job(&store.conn, job)?.unwrap_or(0);
+        errors.push(format!("job {job}: {}", missing_body(event)));
+    }
+    reject_if_any(errors)
+}
+
+fn select(store: &Store, args: &JobArgs, condition: &str) -> Result<IdSet, ExitError> {
     let (selector, ids) = (args.selectors.to_selector(), IdList::to_ranges(&args.jobs));
     let mut line = ProgressLine::new();
     let mut show = |progress: BulkProgress| {
         line.update(|| describe_selection(progress, "job"));
         ControlFlow::Continue(())
     };
-    Ok(selection::select_jobs(&store.conn, &selector, &ids, command.condition(), &mut show)?)
+    Ok(selection::select_jobs(&store.conn, &selector, &ids, condition, &mut show)?)
 }
 
 /// The progress line while jobs or events are selected.

@@ -27,6 +27,7 @@ mod jobs;
 mod markdown;
 mod output;
 mod progress;
+mod prune;
 mod replay;
 mod selector_args;
 mod selector_checks;
@@ -175,6 +176,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Remove old events and bodies now, as `retention` does in the background
+    ///
+    /// Without a time, it applies the rules of `retention` in config.toml. An event that is not settled stays, and so
+    /// does one that `dead_jobs` protects.
+    #[command(after_help = help::examples(&[
+        "# Print what the rules in config.toml would remove now",
+        "hooktrail prune --dry-run",
+        "# Remove all events that settled before this year, after a question",
+        "hooktrail prune --before 2026-01-01",
+    ]))]
+    Prune(prune::PruneArgs),
     /// Copy the database to a file while the server runs, and check the copy
     ///
     /// The copy has the content of one moment. It gets its name when it is complete and was read back.
@@ -322,6 +334,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => jobs::cancel(&loaded, &args),
+        Command::Prune(args) => prune::prune(&loaded, &args),
         Command::Backup(args) => backup::backup(&loaded, &args),
         Command::Restore(args) => backup::restore(&loaded, &args),
         Command::Verify(args) => verify::verify(&loaded, &args),

@@ -18,8 +18,8 @@ use super::{
     ExitError, dry_run, open_store_to_write, output, print_without_server, usage_error, user_error,
 };
 use crate::config::LoadedConfig;
-use crate::domain::HandlerId;
 use crate::domain::job_plan::JobSpec;
+use crate::domain::{HandlerId, missing_body};
 use crate::replay::{self, ReplayRequest, ReplaySelection};
 use crate::store::Store;
 use crate::store::replay::{self as replay_store, PlannedReplay};
@@ -151,7 +151,7 @@ fn check(store: &Store, loaded: &LoadedConfig, args: &ReplayArgs) -> Result<(), 
     for event in IdList::singles(&args.events) {
         match replay_store::has_body(&store.conn, event)? {
             None => errors.extend(check_event(store, event)?),
-            Some(false) => errors.push(format!("event {event}: it has no body any more")),
+            Some(false) => errors.push(missing_body(event)),
             Some(true) => {}
         }
     }
@@ -186,8 +186,7 @@ fn check_matched(args: &ReplayArgs, selection: &ReplaySelection<'_>) -> Result<(
 
 fn missing_body_message(events: &[i64]) -> String {
     let listed = events.iter().take(MAX_LISTED_EVENTS);
-    let mut lines: Vec<String> =
-        listed.map(|event| format!("event {event}: it has no body any more")).collect();
+    let mut lines: Vec<String> = listed.map(|event| missing_body(*event)).collect();
     if events.len() > MAX_LISTED_EVENTS {
         lines.push(format!("and {} more", events.len() - MAX_LISTED_EVENTS));
     }

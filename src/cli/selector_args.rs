@@ -108,7 +108,7 @@ pub fn parse_state(text: &str) -> Result<PublicState, String> {
 }
 
 /// Parses a date, a time, or a duration before now. Returns Unix milliseconds.
-fn parse_time(text: &str) -> Result<i64, String> {
+pub fn parse_time(text: &str) -> Result<i64, String> {
     let error = || {
         "expected a time such as 2026-11-23, \"2026-11-23 10:00\", 10:00, yesterday, 2h or \
          \"10 minutes ago\""

@@ -157,6 +157,9 @@ fn print_body(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
         return Ok(out.write_all(&item)?);
     }
     let event = event_reads::load_event(&store.conn, EventId(args.event))?;
+    if let Some(error) = event.obstacle() {
+        anyhow::bail!(error);
+    }
     Ok(out.write_all(&event.body)?)
 }
 
@@ -246,9 +249,10 @@ fn event_fields(event: &Event) -> Json {
         "path": event.path,
         "query": event.query,
         "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
-        "bytes": event.body.len(),
+        "bytes": event.body_bytes(),
         "headers": headers,
-        "body": std::str::from_utf8(&event.body).ok(),
+        "body": std::str::from_utf8(&event.body).ok().filter(|_| event.removed_bytes.is_none()),
+        "body_removed": event.removed_bytes.is_some(),
         "note": event.expression_errors,
     })
 }
@@ -374,6 +378,10 @@ fn print_request(out: &mut impl Write, event: &Event, limits: Limits) -> std::io
     let command = format!("hooktrail show {} --body", event.id);
     let total = event.body.len();
     match std::str::from_utf8(&event.body) {
+        Ok("") if event.removed_bytes.is_some() => {
+            let removed = group_bytes(event.body_bytes());
+            writeln!(out, "(the headers and the body of {removed} bytes were removed)")?;
+        }
         Ok("") => writeln!(out, "(no body)")?,
         Ok(text) => {
             let start = first_lines(text, limits.body_bytes, limits.body_lines);

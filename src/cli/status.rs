@@ -12,6 +12,7 @@ use super::{ExitError, http_client, open_store};
 use crate::clock;
 use crate::config::{Config, LoadedConfig, StoreConfig};
 use crate::store::checkpoint::WAL_BYTES_WARNED;
+use crate::store::retention::{self, Rest};
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, LockHolder, RunState, ServerInfo};
 
@@ -36,6 +37,8 @@ struct Status {
     summary: Option<DatabaseSummary>,
     wal_bytes: u64,
     free_bytes: Option<u64>,
+    /// The rest of `retention`, and its end (wall clock).
+    rest: Option<(Rest, i64)>,
     problems: Vec<String>,
 }
 
@@ -68,6 +71,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
         None => {}
     }
     let mut summary = None;
+    let mut rest = None;
     if database.exists() {
         match open_store(loaded) {
             Ok(store) => {
@@ -78,6 +82,11 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                         "handler {handler}: the circuit breaker is open until {until}"
                     ));
                 }
+                let found_rest = retention::load_rest(&store.conn, store.clock.now_ms())?;
+                rest = found_rest.map(|rest| {
+                    let until_ms = store.clock.to_wall_ms(rest.until_ms);
+                    (rest, until_ms)
+                });
                 problems.extend(orphaned_queue_warnings(&found.queued_by_handler, &loaded.config));
                 summary = Some(found);
             }
@@ -93,7 +102,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     }
     let free_bytes = find_free_bytes(&loaded.config.store);
     problems.extend(low_space_problem(&loaded.config.store));
-    Ok(Status { server, is_ready, summary, wal_bytes, free_bytes, problems })
+    Ok(Status { server, is_ready, summary, wal_bytes, free_bytes, rest, problems })
 }
 
 fn find_free_bytes(config: &StoreConfig) -> Option<u64> {
@@ -182,6 +191,7 @@ fn to_json(loaded: &LoadedConfig, status: &Status) -> Json {
         "oldest_queued_at": summary.and_then(|summary| summary.oldest_queued_at_ms).map(time),
         "paused": summary.map(|summary| &summary.paused),
         "breakers": breakers,
+        "retention_rests_until": status.rest.as_ref().map(|(_, until_ms)| time(*until_ms)),
         "problems": status.problems,
     })
 }
@@ -246,6 +256,10 @@ fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::i
         if !summary.paused.is_empty() {
             writeln!(out, "paused      {}", summary.paused.join(", "))?;
         }
+    }
+    if let Some((rest, until_ms)) = &status.rest {
+        let until = clock::format_local(*until_ms);
+        writeln!(out, "retention   rests until {until}, because {}", rest.reason)?;
     }
     match status.problems.is_empty() {
         true => writeln!(out, "problems    none"),

@@ -101,7 +101,7 @@ fn read_all(path: &Path, log: &Diagnostics) -> Option<Config> {
     let sources: Vec<source::ParsedSource> = sections
         .sources
         .into_iter()
-        .map(|(name, table)| source::read_source(name, table, &server, &folder))
+        .map(|(name, table)| source::read_source(name, table, &server, (&folder, store.retention)))
         .collect();
     source::check_paths(&sources, log);
     let names: Vec<&str> = sources.iter().map(|parsed| parsed.source.name.as_str()).collect();

@@ -25,6 +25,7 @@ mod load;
 mod parse;
 mod program;
 mod restart_required;
+mod retention;
 mod secret;
 mod server;
 mod source;
@@ -36,6 +37,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use crate::domain::retention::Retention;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{LoadedConfig, find, load, load_despite_errors};
 pub use parse::{duration_text, nearest, parse_duration};
@@ -56,6 +58,15 @@ pub struct Config {
     pub workers: WorkersConfig,
     pub sources: Vec<Source>,
     pub handlers: Vec<Handler>,
+}
+
+impl Config {
+    /// Returns the retention of a source: its own, or the store's for the built-in source and for one that is no longer
+    /// configured.
+    pub fn retention_of(&self, source: &str) -> Retention {
+        let configured = self.sources.iter().find(|configured| configured.name == source);
+        configured.map_or(self.store.retention, |configured| configured.retention)
+    }
 }
 
 /// The settings of `[server]`.
@@ -99,6 +110,8 @@ pub struct StoreConfig {
     pub path: PathBuf,
     pub durability: Durability,
     pub min_free_bytes: u64,
+    /// Also applies to the events of sources that are no longer configured.
+    pub retention: Retention,
 }
 
 /// `store.durability`: when a commit is synced to disk.
@@ -140,6 +153,8 @@ pub struct Source {
     pub handshake: HandshakeConfig,
     /// Raise an alert when no event came for this long.
     pub alert_if_silent_for: Option<Duration>,
+    /// Its own parts, and the store's for the others.
+    pub retention: Retention,
 }
 
 impl Source {

@@ -9,6 +9,7 @@ pub fn restart_required(old: &Config, new: &Config) -> Vec<String> {
         ("store.path", old_store.path != new_store.path),
         ("store.durability", old_store.durability != new_store.durability),
         ("store.min_free_space", old_store.min_free_bytes != new_store.min_free_bytes),
+        ("store.retention", old_store.retention != new_store.retention),
         ("workers.threads", old.workers.threads != new.workers.threads),
         ("server.max_connections", old.server.max_connections != new.server.max_connections),
         ("server.listen", old.server.listen != new.server.listen),

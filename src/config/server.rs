@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::parse::{self, LISTEN, TIMEOUT_RANGE, WAIT_RANGE};
+use super::retention::read_retention;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    AdminConfig, Durability, Listen, ProxyHeader, ServerConfig, StoreConfig, TrustedProxies,
-    WorkersConfig,
+    AdminConfig, Durability, Listen, ProxyHeader, Retention, ServerConfig, StoreConfig,
+    TrustedProxies, WorkersConfig,
 };
 
 const MIB: u64 = 1 << 20;
@@ -95,13 +96,14 @@ pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
             Durability::Full,
         ),
         min_free_bytes: table.size("min_free_space", 256 * MIB, 0..=u64::MAX),
+        retention: read_retention(&table, Retention::default()),
     };
     let path_at = table.get("path").map_or(table.at, |value| value.at);
     table.log.add_location("store.path", path_at);
     if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
         value.warn(r#"is "normal": a power cut may lose the newest events"#);
     }
-    reject_rest(table, &["keep_bodies", "keep_trail", "keep_dead"]);
+    reject_rest(table, &[]);
     store
 }
 

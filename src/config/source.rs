@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::error::{Diagnostics, Location};
 use super::parse::{self, DAY, POSITIVE_DURATION};
+use super::retention::read_retention;
 use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DedupeSelector, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate,
-    Respond, ServerConfig, Source, Verify, expression, verify,
+    Respond, Retention, ServerConfig, Source, Verify, expression, verify,
 };
 use crate::verify::Scheme;
 
@@ -40,7 +41,7 @@ pub(super) fn read_source(
     name: &str,
     table: TomlTable<'_>,
     server: &ServerConfig,
-    folder: &Path,
+    (folder, retention): (&Path, Retention),
 ) -> ParsedSource {
     if name == "hooktrail" {
         table.error("is the name of the built-in source: expected another");
@@ -82,6 +83,7 @@ pub(super) fn read_source(
         max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),
         alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE_DURATION),
+        retention: read_retention(&table, retention),
     };
     reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, at, path_at }

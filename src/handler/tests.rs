@@ -39,6 +39,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
         ]),
         body: Arc::from(*b"the body"),
         expression_errors: None,
+        removed_bytes: None,
     };
     let mut handler = config::Handler {
         sources: vec!["paminga".into()],

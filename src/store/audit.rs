@@ -5,6 +5,7 @@
 //! without one. Each transaction is short, so that the server's writer never waits for long.
 
 use anyhow::Context;
+use const_format::formatcp;
 use rusqlite::{Connection, params};
 
 use super::bounded_log::{self, BoundedLog};
@@ -25,7 +26,7 @@ pub struct AuditEntry {
     pub who: String,
     /// `cli`, `console`, `api`, `signal`.
     pub via: &'static str,
-    /// The command: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`.
+    /// The command: `retry`, `replay`, `cancel`, `pause`, `resume`, `reload`, `prune`, `erase`.
     pub action: String,
     /// The target: `job 12`, `event 7`, or a handler's name. `None`: a selection of jobs, or the
     /// server.
@@ -33,6 +34,10 @@ pub struct AuditEntry {
     pub jobs: i64,
     pub reason: Option<String>,
 }
+
+/// The event of a job `j` has no body any more.
+const LACKS_BODY: &str =
+    "EXISTS (SELECT 1 FROM events e WHERE e.id = j.event AND e.removed_bytes IS NOT NULL)";
 
 /// A command on jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +60,16 @@ impl JobCommand {
     /// The SQL condition for jobs that the command can change.
     pub fn condition(&self) -> &'static str {
         match self {
-            Self::Retry => transition::CAN_RETRY,
+            Self::Retry => formatcp!("{} AND NOT {LACKS_BODY}", transition::CAN_RETRY),
             Self::Cancel { .. } => transition::CAN_CANCEL,
+        }
+    }
+
+    /// The SQL condition for jobs that only lack the body of their event.
+    pub fn missing_body_condition(&self) -> Option<&'static str> {
+        match self {
+            Self::Retry => Some(formatcp!("{} AND {LACKS_BODY}", transition::CAN_RETRY)),
+            Self::Cancel { .. } => None,
         }
     }
 }

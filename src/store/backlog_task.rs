@@ -4,6 +4,8 @@
 //! After a crash before the jobs of a deferred event are visible, the next process deletes the hidden rows and
 //! evaluates the event again. After a later crash, it goes on releasing.
 
+use std::time::{Duration, Instant};
+
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
@@ -12,6 +14,7 @@ use super::effects::DeadJobRetry;
 use super::expansions::{self, Expansion, JobRange};
 use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::{JobOrigin, insert, load_current_claim};
+use super::retention::{self, BatchProgress, RetentionBatch};
 use super::row_budget::RowBudget;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::WriterCache;
@@ -38,7 +41,23 @@ enum TaskKind {
     DeadJobRetry(DeadJobRetry),
     /// Expired keys are deleted.
     KeyPurge,
+    /// The sender is dropped when the task ends.
+    Retention(RetentionStep, #[expect(dead_code)] Sender<()>),
 }
+
+/// A step of `retention`.
+#[derive(Debug)]
+pub enum RetentionStep {
+    Batch(RetentionBatch),
+    /// Removals that an earlier process began are completed.
+    Unfinished,
+    /// Free pages are returned to the file system.
+    FreePages,
+}
+
+/// How long a step of `retention` may use a transaction. Intake waits for it and for its commit, so it is shorter than
+/// for work on jobs.
+const MAX_RETENTION_TIME: Duration = Duration::from_micros(1500);
 
 /// The progress of a task. It advances when its transaction is committed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,6 +67,7 @@ pub(super) struct TaskProgress {
     /// The handler and the item of the next job, as indexes.
     handler: usize,
     item: usize,
+    batch: BatchProgress,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +129,11 @@ impl BacklogTask {
         Self::new(TaskKind::KeyPurge)
     }
 
+    /// Creates a task for `retention`. `done` is dropped when it ends.
+    pub fn retain(step: RetentionStep, done: Sender<()>) -> Self {
+        Self::new(TaskKind::Retention(step, done))
+    }
+
     /// Returns the source that the task belongs to.
     pub(super) fn source(&self) -> SourceId {
         match &self.kind {
@@ -116,7 +141,7 @@ impl BacklogTask {
             TaskKind::ReplaceJob(reevaluation, _) => reevaluation.claimed.source,
             TaskKind::Resumed(expansion) => expansion.source,
             TaskKind::DeadJobRetry(retry) => retry.source,
-            TaskKind::KeyPurge => SourceId(0),
+            TaskKind::KeyPurge | TaskKind::Retention(..) => SourceId(0),
         }
     }
 
@@ -129,7 +154,9 @@ impl BacklogTask {
                 (claimed.event, claimed.source, Some(claimed.claim.job))
             }
             TaskKind::Resumed(expansion) => return Some(*expansion),
-            TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge => return None,
+            TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge | TaskKind::Retention(..) => {
+                return None;
+            }
         };
         Some(Expansion { event, source, job })
     }
@@ -253,6 +280,17 @@ impl BacklogTask {
                 let deleted = expired_keys::purge(tx.conn, tx.cache.now_ms)?;
                 budget.spend(deleted.max(1), 0);
                 return Ok(deleted == 0);
+            }
+            TaskKind::Retention(step, _) => {
+                budget.deadline = budget.deadline.min(Instant::now() + MAX_RETENTION_TIME);
+                return match step {
+                    RetentionStep::Batch(batch) => {
+                        progress.batch = retention::apply_batch(tx, batch, progress.batch, budget)?;
+                        Ok(progress.batch.is_done)
+                    }
+                    RetentionStep::Unfinished => retention::finish_removals(tx.conn, budget),
+                    RetentionStep::FreePages => retention::return_free_pages(tx.conn, budget),
+                };
             }
             TaskKind::Resumed(_) => None,
         };

@@ -15,7 +15,7 @@ use super::write_transaction::WriteTransaction;
 use super::{BUSY_TIMEOUT, Store};
 
 /// A transaction ends after this time, its commit apart.
-const MAX_SLICE: Duration = Duration::from_millis(10);
+pub(super) const MAX_SLICE: Duration = Duration::from_millis(10);
 
 /// Time between two transactions.
 pub(super) const PAUSE: Duration = Duration::from_millis(12);

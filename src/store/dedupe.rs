@@ -108,7 +108,8 @@ fn save_key(
     conn.change(sql, params![source, key.key, event, expires_at_ms]).map(|_| ())
 }
 
-/// Records a duplicate of `original`, with its body if that differs.
+/// Records a duplicate of `original`, with its body if that differs. The key of an event lasts for its window, also if
+/// `retention` has removed the body or the event: then the duplicate leaves no body, or no row.
 pub(super) fn insert_duplicate(
     conn: &Connection,
     original: EventId,
@@ -118,10 +119,11 @@ pub(super) fn insert_duplicate(
 ) -> rusqlite::Result<()> {
     conn.change(
         "INSERT INTO duplicates (event, received_at, ip, body)
-         SELECT ?1, ?2, ?3, CASE
-           WHEN coalesce((SELECT body = ?4 FROM events WHERE id = ?1), 0) THEN NULL
+         SELECT id, ?2, ?3, CASE
+           WHEN removed_bytes IS NOT NULL OR body = ?4 THEN NULL
            WHEN (SELECT count(*) FROM duplicates WHERE event = ?1 AND body IS NOT NULL) >= ?5
-           THEN NULL ELSE ?4 END",
+           THEN NULL ELSE ?4 END
+         FROM events WHERE id = ?1",
         params![original, received_at_ms, ip, body, MAX_DUPLICATE_BODIES],
     )?;
     Ok(())

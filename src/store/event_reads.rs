@@ -14,7 +14,7 @@ use crate::domain::{Event, EventId, Headers, JobId};
 pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     conn.prepare_cached(
         "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body,
-           e.note
+           e.note, e.removed_bytes
          FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1",
     )?
     .query_row([id], |row| {
@@ -28,8 +28,11 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
             query: row.get(5)?,
             ip: row.get(6)?,
             headers: decode_headers(row.get_ref(7)?.as_bytes()?),
-            body: Arc::from(row.get_ref(8)?.as_bytes()?),
+            body: Arc::from(row.get_ref(8)?.as_bytes_or_null()?.unwrap_or_default()),
             expression_errors: row.get(9)?,
+            removed_bytes: row
+                .get::<_, Option<i64>>(10)?
+                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         })
     })
 }

@@ -338,7 +338,8 @@ fn find_unreadable(conn: &Connection, max_version: i64) -> rusqlite::Result<Opti
         && conn.query_row(
             "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')
                OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')
-               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'deferred_events_dedupe')",
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'deferred_events_dedupe')
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'retention_waiting')",
             [],
             |row| row.get(0),
         )?;
@@ -471,6 +472,14 @@ fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
         boot_id: value.query_row(["clock_boot_id"], |row| row.get(0))?,
     };
     Ok((database_id, anchor))
+}
+
+/// Loads the point in time that a server saved last.
+///
+/// # Errors
+/// The read failed.
+pub fn load_anchor(conn: &Connection) -> anyhow::Result<ClockAnchor> {
+    read_meta(conn).map(|(_, anchor)| anchor)
 }
 
 /// Saves a point in time on all clocks. The next process continues from it.

@@ -52,6 +52,7 @@ pub mod replay;
 pub mod rescue;
 pub mod reserve;
 pub mod restore;
+pub mod retention;
 mod row_budget;
 mod run_record;
 pub mod search;
@@ -71,7 +72,7 @@ pub mod writer;
 pub mod writer_cache;
 
 pub use lock::{Lock, LockHolder, find_lock_holder, io_error};
-pub use migrate::{Access, open, open_error_text, open_for_cli, write_anchor};
+pub use migrate::{Access, load_anchor, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunState, ServerInfo};
 pub use rusqlite::Result;
 pub use rusqlite::types::Value;

@@ -10,6 +10,7 @@ use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::{AttemptRecord, ClaimedJob, claim, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
+use super::retention::{self, Rest};
 use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
 use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
@@ -38,6 +39,8 @@ pub enum Operation {
     Recount(Sender<()>),
     /// Saves the clock's anchor and the last activity of the sources, and deletes expired keys.
     SaveState(Vec<(SourceId, i64)>),
+    /// The rules of `retention` rest.
+    RestRetention(Rest),
     /// A condition for an alert that another thread noticed.
     AlertSignal(alerts::AlertSignal),
     /// An event of the source `hooktrail`.
@@ -63,7 +66,11 @@ impl Operation {
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
             Self::SaveState(last_seen) => last_seen.len(),
             Self::AlertEvent(alert) => alert.event.as_ref().map_or(1, events::NewEvent::weight),
-            Self::Finish(_) | Self::Audit(_) | Self::Recount(_) | Self::AlertSignal(_) => 2,
+            Self::Finish(_)
+            | Self::Audit(_)
+            | Self::Recount(_)
+            | Self::RestRetention(_)
+            | Self::AlertSignal(_) => 2,
         }
     }
 }
@@ -109,6 +116,7 @@ pub fn apply(tx: &mut WriteTransaction<'_>, op: &Operation) -> rusqlite::Result<
         }
         Operation::Audit(entry) => audit::record(tx.conn, entry)?,
         Operation::Recount(_) => {}
+        Operation::RestRetention(rest) => retention::save_rest(tx.conn, rest)?,
         Operation::AlertSignal(signal) => alerts::record_signal(tx, signal)?,
         Operation::AlertEvent(alert) => alerts::emit(tx, alert)?,
         Operation::SaveState(last_seen) => {

@@ -6,7 +6,7 @@ use std::path::Path;
 use const_format::formatcp;
 use rusqlite::{Connection, ErrorCode};
 
-use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNRELEASED};
+use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED};
 use super::migrate::{check_is_ours, open_unused};
 
 /// Rows that a problem names at most.
@@ -109,7 +109,8 @@ pub const CHECKS: &[Check] = &[
         "SELECT 'event ' || e.id FROM events e
          WHERE (SELECT count(*) FROM jobs j WHERE j.id BETWEEN e.first_job AND e.last_job AND j.event = e.id)
              < e.last_job - e.first_job + 1
-           AND NOT EXISTS (SELECT 1 FROM expansions x WHERE x.event = e.id AND x.job IS NULL)",
+           AND NOT EXISTS (SELECT 1 FROM expansions x WHERE x.event = e.id AND x.job IS NULL)
+           AND NOT EXISTS (SELECT 1 FROM partial_removals p WHERE p.event = e.id)",
     ),
     Check::new(
         "events of jobs",
@@ -155,8 +156,22 @@ pub const CHECKS: &[Check] = &[
         "an output of `split` belongs to no job, or a job lacks its output",
         "SELECT 'item of job ' || i.job FROM items i LEFT JOIN jobs j ON j.id = i.job
          WHERE j.item IS NULL
-         UNION ALL SELECT 'job ' || j.id FROM jobs j
-         WHERE j.item IS NOT NULL AND NOT EXISTS (SELECT 1 FROM items i WHERE i.job = j.id)",
+         UNION ALL SELECT 'job ' || j.id FROM jobs j JOIN events e ON e.id = j.event
+         WHERE j.item IS NOT NULL AND e.removed_bytes IS NULL
+           AND NOT EXISTS (SELECT 1 FROM items i WHERE i.job = j.id)",
+    ),
+    Check::new(
+        "removed bodies",
+        "a body is removed, but something of it is left, or a job still needs it",
+        formatcp!(
+            "SELECT 'event ' || e.id FROM events e WHERE e.removed_bytes IS NOT NULL
+             AND (e.headers <> x'' OR e.query IS NOT NULL
+               OR EXISTS (SELECT 1 FROM duplicates d WHERE d.event = e.id AND d.body IS NOT NULL)
+               OR EXISTS (SELECT 1 FROM jobs j LEFT JOIN items i ON i.job = j.id
+                 WHERE j.id BETWEEN e.first_job AND e.last_job
+                   AND ({IS_UNFINISHED} OR {IS_UNRELEASED} OR i.job IS NOT NULL)))
+             AND NOT EXISTS (SELECT 1 FROM partial_removals p WHERE p.event = e.id)"
+        ),
     ),
     Check::new(
         "what belongs to events",
@@ -166,6 +181,8 @@ pub const CHECKS: &[Check] = &[
          UNION ALL SELECT 'range of jobs from ' || first_job FROM expansions
            WHERE event NOT IN (SELECT id FROM events)
          UNION ALL SELECT 'retry of event ' || event FROM dead_job_retries
+           WHERE event NOT IN (SELECT id FROM events)
+         UNION ALL SELECT 'removal of event ' || event FROM partial_removals
            WHERE event NOT IN (SELECT id FROM events)",
     ),
     Check::new(

@@ -358,7 +358,7 @@ impl Writer {
                     self.backlog.roll_back();
                     return self.handle_error(&e);
                 }
-                log::error!("jobs could not be inserted: {e}");
+                log::error!("a task between two groups failed: {e}");
                 let Some(failed) = self.backlog.fail_task() else { return };
                 match failed.follow_up {
                     FailedTask::Event => {

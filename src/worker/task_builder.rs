@@ -46,9 +46,16 @@ impl TaskBuilder {
     /// The event cannot be read: returns the result of the attempt.
     pub fn load_event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
         let found = self.readers.get().map_err(anyhow::Error::from);
-        found
+        let event = found
             .and_then(|conn| Ok(event_reads::load_event(&conn, claimed.event)?))
-            .map_err(|e| event_unreadable(&e))
+            .map_err(|e| event_unreadable(&e))?;
+        match event.obstacle() {
+            Some(reason) => Err(AttemptResult {
+                is_permanent: true,
+                ..AttemptResult::new(Outcome::Failed, format!("not started: {reason}"))
+            }),
+            None => Ok(event),
+        }
     }
 
     /// Loads the item of a claimed job, if the job comes from `split`.

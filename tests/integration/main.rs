@@ -51,6 +51,7 @@ mod replay;
 mod replay_protection;
 mod resource_shortage;
 mod restart;
+mod retention;
 mod send;
 mod sender_presets;
 mod sender_sdks;

@@ -41,6 +41,7 @@ fn an_empty_file_has_the_documented_defaults() {
             path: path.join("hooktrail.db"),
             durability: Durability::Full,
             min_free_bytes: 268_435_456,
+            retention: Retention { bodies: None, events: None, dead_jobs: None },
         },
         workers: WorkersConfig { threads: 16, shutdown_timeout: secs(25) },
         sources: vec![],
@@ -73,6 +74,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         max_body_bytes: 1_048_576,
         handshake: HandshakeConfig::Preset,
         alert_if_silent_for: None,
+        retention: Retention::default(),
     };
     let handler = Handler {
         name: "crm".into(),
@@ -169,6 +171,7 @@ allow_from = ["192.0.2.7"]
 dedupe = { jq = ".id", window = "1d" }
 handshake = { methods = ["GET", "POST"], respond = "$query.challenge", signed = false }
 alert_if_silent_for = "24h"
+retention = { bodies = "1h", events = "forever" }
 on_duplicate = "ignore"
 rate_limit = "100/m"
 max_queued = 7
@@ -202,6 +205,7 @@ max_body_size = "64 KiB"
             requires_signature: false,
         }),
         alert_if_silent_for: Some(secs(86_400)),
+        retention: Retention { bodies: Some(secs(3600)), events: None, dead_jobs: None },
     };
     assert_eq!(source, expected);
 }

@@ -66,9 +66,33 @@ fn reserved_keys_are_rejected_by_name() {
     let under = |table: &'static str| move |line: &str| format!("[{table}]\n{line}");
     later(&["tls"], "server", 2, &under("server"));
     later(&["token", "read_token"], "admin", 2, &under("admin"));
-    later(&["keep_bodies", "keep_trail", "keep_dead"], "store", 2, &under("store"));
     later(&["jetstream"], "sources.a", 2, &under("sources.a"));
     later(&["jetstream"], "handlers.h", 5, &|line| handler(line));
+}
+
+#[test]
+fn retention_is_a_table_of_durations() {
+    let part = r#"expected a duration such as "30d", or "forever""#;
+    for (value, error) in [
+        ("{ bodies = 30 }", format!("retention.bodies is 30: {part}")),
+        ("{ events = \"never\" }", format!("retention.events is \"never\": {part}")),
+        ("{ dead_jobs = \"0s\" }", "retention.dead_jobs is \"0s\": expected at least 1ms".into()),
+        (
+            "{ body = \"1d\" }",
+            "retention.body is unknown: expected bodies, events or dead_jobs".into(),
+        ),
+        (
+            "\"30d\"",
+            "retention is \"30d\": expected a table such as { bodies = \"30d\", events = \"365d\", \
+             dead_jobs = \"forever\" }"
+                .into(),
+        ),
+    ] {
+        for table in ["store", "sources.a"] {
+            let error = format!("2: {table}.{error}");
+            check(&format!("[{table}]\nretention = {value}\n"), &[error.as_str()]);
+        }
+    }
 }
 
 #[test]

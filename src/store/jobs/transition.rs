@@ -50,6 +50,13 @@ pub(in crate::store) const IS_WAITING: &str = formatcp!("state < {RUNNING}");
 /// Waiting or running: a part of the condition of the index `jobs_order`.
 pub(in crate::store) const IS_UNFINISHED: &str = formatcp!("state < {SUCCEEDED}");
 
+/// Whether a job from ?1 to ?2 is waiting or running. It reads `jobs_by_state`, so its cost does not grow with the range.
+pub(in crate::store) const HAS_UNFINISHED_BETWEEN_1_AND_2: &str = formatcp!(
+    "SELECT EXISTS (SELECT 1 FROM (VALUES ({BLOCKED}), ({READY}), ({SCHEDULED}), ({RUNNING})) s
+       CROSS JOIN handlers h CROSS JOIN jobs j INDEXED BY jobs_by_state
+       WHERE j.state = s.column1 AND {IS_INDEXED} AND j.handler = h.id AND j.id BETWEEN ?1 AND ?2)"
+);
+
 /// Blocked, ready, scheduled or unreleased: `queued` in the views.
 pub(in crate::store) const IS_QUEUED: &str =
     formatcp!("state IN ({BLOCKED}, {READY}, {SCHEDULED}, {UNRELEASED})");
@@ -640,7 +647,8 @@ pub(in crate::store) fn cancel(
     Ok(true)
 }
 
-/// Queues a job again with fresh attempts and the same idempotency key, unless other jobs have replaced it.
+/// Queues a job again with fresh attempts and the same idempotency key, unless other jobs have replaced it, or its
+/// event has no body any more.
 /// It supersedes no other job, and no job supersedes it. Returns whether the job will run.
 pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusqlite::Result<bool> {
     let Some((before, source, handler, ordering_key)) = load_job(tx.conn, job)? else {
@@ -656,7 +664,9 @@ pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusq
         formatcp!(
             "UPDATE jobs SET state = ?3, age_start = ?2, failures = 0, crashes = 0, due_at = NULL,
                wait_ms = NULL, ended_at = NULL, reason = NULL, debounce_key = NULL
-             WHERE id = ?1 AND {CAN_RETRY} AND reevaluation IS NOT 2"
+             WHERE id = ?1 AND {CAN_RETRY} AND reevaluation IS NOT 2
+               AND NOT EXISTS
+                 (SELECT 1 FROM events e WHERE e.id = jobs.event AND e.removed_bytes IS NOT NULL)"
         ),
         (job, tx.cache.handler_time_ms(handler), state),
     )?;

@@ -43,6 +43,7 @@ mod minute_counts;
 mod query_plans;
 mod queue_limit;
 mod replay;
+mod retention;
 mod retries;
 mod search;
 mod selection;
@@ -136,9 +137,9 @@ impl TestStore {
         change: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
     ) -> T {
         let Self { store, cache, effects, .. } = self;
+        let before = cache.counters;
         let mut tx = WriteTransaction::new(&store.conn, cache, effects);
         let result = change(&mut tx).unwrap();
-        let before = tx.cache.counters;
         write_last(&mut tx, before).unwrap();
         drop(tx);
         self.effects.minute_counts = MinuteCounts::default();

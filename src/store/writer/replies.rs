@@ -123,6 +123,7 @@ impl Writer {
                     | Operation::Rejections(_)
                     | Operation::Handshakes(_)
                     | Operation::Audit(_)
+                    | Operation::RestRetention(_)
                     | Operation::AlertSignal(_)),
                 ) => {
                     if matches!(op, Operation::Finish(_) | Operation::Reevaluate(_))

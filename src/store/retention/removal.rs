@@ -1,0 +1,188 @@
+//! Removes bodies and events.
+
+use const_format::formatcp;
+use rusqlite::Connection;
+
+use super::super::jobs::transition::IS_NOT_GIVEN_UP;
+use super::super::row_budget::RowBudget;
+use super::super::statements::Statements;
+use super::RemovedPart;
+use super::assessment::RemovableEvent;
+
+/// An event with more jobs is removed in several transactions.
+const MAX_JOBS_AT_ONCE: usize = 200;
+
+/// Returns whether an event is removed by `start_removal` and `continue_removal`.
+pub(super) fn is_large(event: &RemovableEvent) -> bool {
+    event.jobs > MAX_JOBS_AT_ONCE || event.has_appended
+}
+
+/// Removes events whose ids, and whose jobs, follow each other. Returns how many jobs it deleted.
+pub(super) fn remove_run(
+    conn: &Connection,
+    part: RemovedPart,
+    run: &[RemovableEvent],
+) -> rusqlite::Result<u64> {
+    let [first, .., last] = run else {
+        let Some(event) = run.first() else { return Ok(0) };
+        return remove_range(conn, part, event, event, event.has_given_up);
+    };
+    remove_range(conn, part, first, last, run.iter().any(|event| event.has_given_up))
+}
+
+fn remove_range(
+    conn: &Connection,
+    part: RemovedPart,
+    first: &RemovableEvent,
+    last: &RemovableEvent,
+    has_given_up: bool,
+) -> rusqlite::Result<u64> {
+    let mut jobs = 0;
+    if first.first_job <= last.last_job {
+        jobs = remove_jobs(conn, part, [first.first_job, last.last_job], has_given_up)?;
+    }
+    remove_events(conn, part, [first.id, last.id])?;
+    Ok(jobs)
+}
+
+/// Removes what belongs to a range of jobs. Returns how many jobs it deleted.
+fn remove_jobs(
+    conn: &Connection,
+    part: RemovedPart,
+    range: [i64; 2],
+    has_given_up: bool,
+) -> rusqlite::Result<u64> {
+    conn.change("DELETE FROM items WHERE job BETWEEN ?1 AND ?2", range)?;
+    match part {
+        RemovedPart::Body => {
+            conn.change(
+                "UPDATE attempts SET stdout = NULL, stderr = NULL WHERE job BETWEEN ?1 AND ?2
+                   AND (stdout IS NOT NULL OR stderr IS NOT NULL)",
+                range,
+            )?;
+            Ok(0)
+        }
+        RemovedPart::Event => {
+            if has_given_up {
+                // A key without a job counts as one whose job succeeded.
+                conn.change(
+                    formatcp!(
+                        "DELETE FROM unique_keys WHERE job BETWEEN ?1 AND ?2 AND NOT
+                           (SELECT {IS_NOT_GIVEN_UP} FROM jobs j WHERE j.id = unique_keys.job)"
+                    ),
+                    range,
+                )?;
+            }
+            conn.change("DELETE FROM attempts WHERE job BETWEEN ?1 AND ?2", range)?;
+            let deleted = conn.change("DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2", range)?;
+            Ok(deleted as u64)
+        }
+    }
+}
+
+/// Removes a range of events without what belongs to their jobs.
+fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusqlite::Result<()> {
+    match part {
+        RemovedPart::Body => {
+            let sql = "UPDATE duplicates SET body = NULL WHERE event BETWEEN ?1 AND ?2 AND body IS NOT NULL";
+            conn.change(sql, range)?;
+            remove_bodies(conn, range)
+        }
+        RemovedPart::Event => {
+            conn.change("DELETE FROM duplicates WHERE event BETWEEN ?1 AND ?2", range)?;
+            conn.change("DELETE FROM events WHERE id BETWEEN ?1 AND ?2", range).map(|_| ())
+        }
+    }
+}
+
+fn remove_bodies(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
+    conn.change(
+        "UPDATE events SET removed_bytes = length(body), body = NULL, headers = x'', query = NULL
+         WHERE id BETWEEN ?1 AND ?2 AND removed_bytes IS NULL",
+        range,
+    )?;
+    Ok(())
+}
+
+/// Begins the removal of an event with many jobs, unless it has begun. From then on the event has no body, so no
+/// command retries or replays it.
+pub(super) fn start_removal(
+    conn: &Connection,
+    part: RemovedPart,
+    event: &RemovableEvent,
+) -> rusqlite::Result<()> {
+    remove_bodies(conn, [event.id, event.id])?;
+    let sql = "INSERT OR IGNORE INTO partial_removals (event, rule, next_job) VALUES (?1, ?2, ?3)";
+    conn.change(sql, (event.id, part.code(), event.first_job)).map(|_| ())
+}
+
+/// Returns whether the removal of an event has begun and is not complete.
+pub(super) fn has_begun(conn: &Connection, event: i64) -> rusqlite::Result<bool> {
+    conn.value("SELECT EXISTS (SELECT 1 FROM partial_removals WHERE event = ?1)", [event])
+}
+
+/// What `continue_removal` did.
+pub(super) struct RemovedJobs {
+    pub jobs: u64,
+    /// The event is removed.
+    pub is_done: bool,
+}
+
+/// Removes more of an event whose removal has begun.
+pub(super) fn continue_removal(
+    conn: &Connection,
+    event: i64,
+    budget: &mut RowBudget,
+) -> rusqlite::Result<RemovedJobs> {
+    let mut removed = RemovedJobs { jobs: 0, is_done: true };
+    let sql = "SELECT p.rule, p.next_job, e.last_job FROM partial_removals p JOIN events e ON e.id = p.event
+               WHERE p.event = ?1";
+    let found: Option<(i64, i64, i64)> = conn.find(sql, [event], |row| row.try_into())?;
+    let Some((rule, mut next_job, last_job)) = found else { return Ok(removed) };
+    let part = RemovedPart::from_code(rule);
+    loop {
+        let jobs = next_jobs(conn, event, next_job, last_job)?;
+        let Some((&first, &last)) = jobs.first().zip(jobs.last()) else { break };
+        if last <= last_job {
+            removed.jobs += remove_jobs(conn, part, [first, last], true)?;
+        } else {
+            // The jobs between appended ones belong to other events.
+            for &job in &jobs {
+                removed.jobs += remove_jobs(conn, part, [job, job], true)?;
+            }
+        }
+        next_job = last + 1;
+        budget.spend(jobs.len(), 0);
+        if budget.is_spent() {
+            let sql = "UPDATE partial_removals SET next_job = ?2 WHERE event = ?1";
+            conn.change(sql, [event, next_job])?;
+            removed.is_done = false;
+            return Ok(removed);
+        }
+    }
+    remove_events(conn, part, [event, event])?;
+    conn.change("DELETE FROM partial_removals WHERE event = ?1", [event])?;
+    Ok(removed)
+}
+
+/// Jobs that one statement of `continue_removal` reaches.
+const JOBS_PER_STEP: i64 = 100;
+
+/// Returns the next jobs of an event: those that were inserted with it, then those that were appended.
+fn next_jobs(
+    conn: &Connection,
+    event: i64,
+    next_job: i64,
+    last_job: i64,
+) -> rusqlite::Result<Vec<i64>> {
+    let id = |row: &rusqlite::Row<'_>| row.get(0);
+    if next_job <= last_job {
+        let sql = "SELECT id FROM jobs WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3";
+        let own: Vec<i64> = conn.list(sql, [next_job, last_job, JOBS_PER_STEP], id)?;
+        if !own.is_empty() {
+            return Ok(own);
+        }
+    }
+    let sql = "SELECT id FROM jobs WHERE appended_to = ?1 AND id >= ?2 ORDER BY id LIMIT ?3";
+    conn.list(sql, [event, next_job.max(last_job + 1), JOBS_PER_STEP], id)
+}
