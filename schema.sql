@@ -321,8 +321,8 @@ CREATE TABLE retention_waiting (
   PRIMARY KEY (source, rule, since, event)
 ) WITHOUT ROWID;
 
--- Events with so many jobs that several transactions remove them. The body is gone already; next_job: the next
--- job whose rows are removed.
+-- Events with so many jobs that several transactions remove them, and those that `erase` has begun with (rule 2). The
+-- body is gone already; next_job: the next job whose rows are removed.
 CREATE TABLE partial_removals (event INTEGER PRIMARY KEY, rule INTEGER NOT NULL, next_job INTEGER NOT NULL);
 
 -- Rejected requests, without their bodies. count: how many identical rejections the row stands for.

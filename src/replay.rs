@@ -8,31 +8,27 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use crossbeam_channel::bounded;
 
 use crate::config::{Config, Handler};
 use crate::domain::id_set::{IdRanges, IdSet};
-use crate::domain::{EventId, HandlerId, SourceId};
-use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet, Priority};
+use crate::domain::{HandlerId, SourceId};
 use crate::planner::JobPlanner;
 use crate::store::audit::AuditEntry;
 use crate::store::queries::Selector;
 use crate::store::replay::{self, PlannedReplay};
 use crate::store::selection::{self, BulkProgress, OnProgress, SelectedEvents};
 use crate::store::transaction_end::write_directly;
-use crate::store::{self, Store, event_reads, registry};
+use crate::store::{self, Store, registry};
 use crate::worker::{self, task_builder::TaskBuilder};
+
+pub mod evaluation;
+
+use evaluation::StoredEvent;
 
 /// Maximum number of events and jobs, and maximum size of the bodies, that are in memory at once.
 const MAX_CHUNK_EVENTS: usize = 10_000;
 const MAX_CHUNK_JOBS: usize = 20_000;
 const MAX_CHUNK_BODY_BYTES: usize = 8 << 20;
-
-/// How many events are sent to the evaluator pool before the first result is awaited.
-const MAX_EVALUATIONS_AHEAD: usize = 32;
-
-/// How long a replay waits for a free evaluator.
-const EVALUATOR_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A chunk of events is written after this time, so that a slow expression delays neither the progress nor
 /// an interruption.
@@ -305,11 +301,19 @@ impl ReplaySelection<'_> {
             && bytes < MAX_CHUNK_BODY_BYTES
             && (replays.is_empty() || started_at.elapsed() < MAX_CHUNK_TIME)
         {
-            let chunk: Vec<(i64, &EventGroup)> = events.take(MAX_EVALUATIONS_AHEAD).collect();
+            let chunk: Vec<(i64, &EventGroup)> = events.take(evaluation::MAX_AHEAD).collect();
             if chunk.is_empty() {
                 break;
             }
-            let (results, read) = self.evaluate(store, &chunk)?;
+            let events: Vec<StoredEvent<'_>> = chunk
+                .iter()
+                .map(|&(event, group)| StoredEvent {
+                    event,
+                    source: group.source,
+                    expressions: group.planner.expressions(),
+                })
+                .collect();
+            let (results, read) = evaluation::evaluate(store, self.task_builder, &events)?;
             bytes += read;
             for ((event, group), result) in chunk.into_iter().zip(results) {
                 let planned = match result {
@@ -322,87 +326,4 @@ impl ReplaySelection<'_> {
         }
         Ok(replays)
     }
-
-    /// Evaluates a chunk of events. Returns a result for each (`None` if no expression applies), and the
-    /// total size of the bodies.
-    fn evaluate(
-        &self,
-        store: &Store,
-        chunk: &[(i64, &EventGroup)],
-    ) -> anyhow::Result<(Vec<Option<EvaluationResult>>, usize)> {
-        let (send_result, receive_result) = bounded(chunk.len());
-        let (mut results, mut bytes, mut in_flight) = (Vec::new(), 0, 0);
-        results.resize_with(chunk.len(), || None);
-        for (index, &(event, group)) in chunk.iter().enumerate() {
-            let Some(expressions) = group.planner.expressions() else { continue };
-            if replay::has_body(&store.conn, event)? != Some(true) {
-                continue;
-            }
-            let event = event_reads::load_event(&store.conn, EventId(event))?;
-            bytes += event.body.len();
-            self.task_builder.with_context(&event, None, |context| {
-                let context = EventContext { event_id: None, ..*context };
-                results[index] = expressions.evaluate_inline(&context);
-                if results[index].is_none() {
-                    let send_result = send_result.clone();
-                    let on_result = Box::new(move |result| drop(send_result.send((index, result))));
-                    self.task_builder.expressions.evaluate_async(
-                        Priority::Deferred,
-                        fairness_key(group.source),
-                        expressions,
-                        &context,
-                        on_result,
-                    );
-                    in_flight += 1;
-                }
-            });
-        }
-        for _ in 0..in_flight {
-            let (index, result): (usize, Result<EvaluationResult, Busy>) = receive_result.recv()?;
-            results[index] = Some(match result {
-                Ok(result) => result,
-                Err(Busy) => {
-                    let (event, group) = chunk[index];
-                    let expressions = group.planner.expressions();
-                    let expressions =
-                        expressions.ok_or(anyhow::anyhow!("no expression applies"))?;
-                    self.evaluate_with_retry(store, event, group.source, expressions)?
-                }
-            });
-        }
-        Ok((results, bytes))
-    }
-
-    /// Evaluates one event, and waits for a free evaluator.
-    fn evaluate_with_retry(
-        &self,
-        store: &Store,
-        event: i64,
-        source: SourceId,
-        expressions: &ExpressionSet,
-    ) -> anyhow::Result<EvaluationResult> {
-        let started = Instant::now();
-        let event = event_reads::load_event(&store.conn, EventId(event))?;
-        loop {
-            let result = self.task_builder.with_context(&event, None, |context| {
-                let context = EventContext { event_id: None, ..*context };
-                let pool = &self.task_builder.expressions;
-                pool.evaluate(fairness_key(source), expressions, &context)
-            });
-            match result {
-                Ok(result) => return Ok(result),
-                Err(Busy) if started.elapsed() < EVALUATOR_TIMEOUT => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(Busy) => {
-                    anyhow::bail!("{}: try again", self.task_builder.expressions.busy_reason())
-                }
-            }
-        }
-    }
-}
-
-/// The key by which the evaluator pool shares its processes between sources.
-fn fairness_key(source: SourceId) -> u64 {
-    u64::try_from(source.0).unwrap_or(0)
 }

@@ -66,10 +66,7 @@ impl EvalArgs {
 
 /// Prints the outputs of an expression, one per line.
 pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitError> {
-    let expression = Expression::new(&args.expression).map_err(|error| {
-        let (line, column, text) = (error.line, error.column, error.text);
-        usage_error(format!("expression: line {line}, column {column}: {text}"))
-    })?;
+    let expression = compile("expression", &args.expression)?;
     let outputs = match (&args.input, loaded) {
         (Some(file), _) if args.is_for_file() => {
             let body = read_body(file)?;
@@ -111,6 +108,14 @@ pub fn eval(args: &EvalArgs, loaded: Option<&LoadedConfig>) -> Result<(), ExitEr
         out.write_all(&output).and_then(|()| writeln!(out))?;
     }
     Ok(())
+}
+
+/// Compiles an expression of the command line. `name` is that of the argument.
+pub fn compile(name: &str, text: &str) -> Result<Expression, ExitError> {
+    Expression::new(text).map_err(|error| {
+        let (line, column, text) = (error.line, error.column, error.text);
+        usage_error(format!("{name}: line {line}, column {column}: {text}"))
+    })
 }
 
 fn read_body(file: &str) -> Result<Vec<u8>, ExitError> {

@@ -19,6 +19,7 @@ mod audit;
 mod backup;
 mod completions;
 mod dry_run;
+mod erase;
 mod help;
 mod http_client;
 mod id_list;
@@ -187,6 +188,17 @@ enum Command {
         "hooktrail prune --before 2026-01-01",
     ]))]
     Prune(prune::PruneArgs),
+    /// Remove the content of events for good: bodies, headers, items, outputs, and what may quote them
+    ///
+    /// The events stay in the views with their source, times, sizes and outcomes. The content is also removed from free
+    /// pages of the file and from the write-ahead log. Copies of the database still have it.
+    #[command(after_help = help::examples(&[
+        "# Erase two events, and record why",
+        "hooktrail erase 12 13 --reason \"request 2026-17\"",
+        "# Print which events of a person would be erased",
+        "hooktrail erase --where '.email == \"ada@example.org\"' --dry-run",
+    ]))]
+    Erase(erase::EraseArgs),
     /// Copy the database to a file while the server runs, and check the copy
     ///
     /// The copy has the content of one moment. It gets its name when it is complete and was read back.
@@ -334,6 +346,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => jobs::cancel(&loaded, &args),
+        Command::Erase(args) => erase::erase(&loaded, &args),
         Command::Prune(args) => prune::prune(&loaded, &args),
         Command::Backup(args) => backup::backup(&loaded, &args),
         Command::Restore(args) => backup::restore(&loaded, &args),

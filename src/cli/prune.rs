@@ -14,7 +14,8 @@ use super::selector_args::parse_time;
 use super::{ExitError, open_store_to_write, usage_error, user_error};
 use crate::clock;
 use crate::config::{LoadedConfig, Retention};
-use crate::store::retention::{self, Prune, RemovedPart, RetentionRule, Scanner};
+use crate::store::prune::Prune;
+use crate::store::retention::{self, RemovedPart, RetentionRule, Scanner};
 use crate::store::{Store, queries};
 
 /// Arguments of `prune`.
@@ -142,7 +143,7 @@ fn count(
                     counts.events += removals as u64;
                     counts.waiting += batch.waits() as u64;
                 }
-                (RemovedPart::Body, of_event) => {
+                (RemovedPart::Body | RemovedPart::Quotes, of_event) => {
                     if let Some(of_event) = of_event {
                         removals -= batch.count_removed_by(&store.conn, of_event)?;
                     }
@@ -185,7 +186,7 @@ fn remove(
             let done = prune.apply(&batch)?;
             match rule.part {
                 RemovedPart::Event => counts.events += done.events,
-                RemovedPart::Body => counts.bodies += done.events,
+                RemovedPart::Body | RemovedPart::Quotes => counts.bodies += done.events,
             }
             counts.jobs += done.jobs;
             let event = batch.last_event();

@@ -12,6 +12,7 @@ use super::{ExitError, http_client, open_store};
 use crate::clock;
 use crate::config::{Config, LoadedConfig, StoreConfig};
 use crate::store::checkpoint::WAL_BYTES_WARNED;
+use crate::store::erasure;
 use crate::store::retention::{self, Rest};
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, LockHolder, RunState, ServerInfo};
@@ -87,6 +88,12 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                     let until_ms = store.clock.to_wall_ms(rest.until_ms);
                     (rest, until_ms)
                 });
+                if erasure::has_unfinished_erasure(&store.conn)? {
+                    problems.push(
+                        "an `erase` did not end: what it erased may be left in the files: run it again"
+                            .to_owned(),
+                    );
+                }
                 problems.extend(orphaned_queue_warnings(&found.queued_by_handler, &loaded.config));
                 summary = Some(found);
             }

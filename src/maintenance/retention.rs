@@ -96,13 +96,13 @@ impl RetentionWorker {
             rules
         };
         self.check_clock(!rules.is_empty());
-        if rules.is_empty() || self.is_resting() {
-            return Ok(Ok(()));
-        }
         if retention::has_unfinished_removals(&*self.inputs.readers.get()?)?
             && self.write(RetentionStep::Unfinished).is_err()
         {
             return Ok(Err(Stopped));
+        }
+        if rules.is_empty() || self.is_resting() {
+            return Ok(Ok(()));
         }
         for rule in rules {
             if self.apply(rule)?.is_err() {
@@ -189,7 +189,7 @@ impl RemovalLog {
     fn add(&mut self, part: RemovedPart, count: usize) {
         if count > 0 {
             let noun = match part {
-                RemovedPart::Body => "bodies",
+                RemovedPart::Body | RemovedPart::Quotes => "bodies",
                 RemovedPart::Event => "events",
             };
             *self.removed.entry(noun).or_default() += count;

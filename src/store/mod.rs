@@ -30,6 +30,7 @@ pub mod dedupe;
 pub mod deferrals;
 pub mod deferred;
 pub mod effects;
+pub mod erasure;
 pub mod event_jobs;
 pub mod event_reads;
 pub mod events;
@@ -45,6 +46,7 @@ mod minute_counts;
 pub mod open_files;
 pub mod operation;
 mod prefetched_jobs;
+pub mod prune;
 pub mod queries;
 pub mod registry;
 pub mod rejections;
@@ -167,17 +169,22 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     // wal_autocheckpoint: checkpoint.rs runs checkpoints on another thread. journal_size_limit: the
     // size to which the WAL is cut when it starts over. cell_size_check: reports a corrupt page
     // early.
-    let expected: [(&str, i64); 6] = [
+    // secure_delete: 2 (FAST) fills the place of a removed row with zeros, unless that would write another page. So only
+    // pages without any content, which `erase` returns, can hold what was removed.
+    let expected: [(&str, i64); 7] = [
         ("synchronous", synchronous),
         ("wal_autocheckpoint", 0),
         ("journal_size_limit", checkpoint::WAL_BYTES_KEPT),
         ("cache_size", -6144),
         ("temp_store", 2),
         ("cell_size_check", 1),
+        ("secure_delete", 2),
     ];
     for (name, value) in expected {
+        // SQLite takes a number other than 0 for ON.
+        let text = if name == "secure_delete" { "FAST".to_owned() } else { value.to_string() };
         // Some of these pragmas return a row when they are set, others do not.
-        conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
+        conn.execute_batch(&format!("PRAGMA {name} = {text}"))?;
         let found: i64 = if name == "wal_autocheckpoint" || name == "journal_size_limit" {
             conn.query_row(&format!("PRAGMA {name} = {value}"), [], |row| row.get(0))?
         } else {

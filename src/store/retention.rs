@@ -17,19 +17,19 @@ use crate::domain::retention::Retention;
 
 mod assessment;
 mod free_pages;
-mod prune;
 mod removal;
 mod rest;
 mod scanner;
 
+pub(super) use assessment::find_settled;
 pub use free_pages::has_excess_free_pages;
-pub(super) use free_pages::return_free_pages;
-pub use prune::Prune;
+pub(super) use free_pages::{cut_free_pages, return_free_pages};
+pub(super) use removal::{continue_removal, start_removal};
 pub use rest::{Rest, load_rest, save_rest};
 pub use scanner::Scanner;
 
 use assessment::{Assessment, assess, assess_again};
-use removal::{continue_removal, has_begun, is_large, remove_run, start_removal};
+use removal::{has_begun, is_large, remove_run};
 
 /// Events and jobs that one batch has at most.
 pub const MAX_BATCH_EVENTS: usize = 64;
@@ -41,19 +41,26 @@ pub enum RemovedPart {
     Body,
     /// The event with all that belongs to it.
     Event,
+    /// The body, and all that may quote it: notes, details and reasons beyond their first words, keys. `erase` does that.
+    Quotes,
 }
 
 impl RemovedPart {
     /// Returns the number of the rule in the tables.
-    const fn code(self) -> i64 {
+    pub(super) const fn code(self) -> i64 {
         match self {
             Self::Body => 0,
             Self::Event => 1,
+            Self::Quotes => 2,
         }
     }
 
     const fn from_code(code: i64) -> Self {
-        if code == Self::Body.code() { Self::Body } else { Self::Event }
+        match code {
+            0 => Self::Body,
+            1 => Self::Event,
+            _ => Self::Quotes,
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod database_access;
 mod deferred_events;
 mod docs;
 mod duplicates;
+mod erase;
 mod evaluator_pool;
 mod example_config;
 mod examples;

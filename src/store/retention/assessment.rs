@@ -26,7 +26,7 @@ pub(super) enum Assessment {
 
 /// An event that a rule removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RemovableEvent {
+pub(in crate::store) struct RemovableEvent {
     pub id: i64,
     pub first_job: i64,
     pub last_job: i64,
@@ -159,6 +159,30 @@ pub(super) fn assess_again(
     Ok(if is_settled { seen.assessment } else { Assessment::Wait { since_ms: now_ms } })
 }
 
+/// Returns an event that `erase` may change now. `None`: it does not exist, or is not settled.
+pub(in crate::store) fn find_settled(
+    conn: &Connection,
+    event: i64,
+) -> rusqlite::Result<Option<RemovableEvent>> {
+    let Some(facts) = load_facts(conn, event)? else { return Ok(None) };
+    if facts.is_pending {
+        return Ok(None);
+    }
+    let jobs = JobFacts::load(conn, event, &facts)?;
+    Ok((!jobs.has_unfinished).then(|| removable(event, &facts, &jobs)))
+}
+
+fn removable(event: i64, facts: &EventFacts, jobs: &JobFacts) -> RemovableEvent {
+    RemovableEvent {
+        id: event,
+        first_job: facts.first_job,
+        last_job: facts.last_job,
+        jobs: jobs.jobs,
+        has_appended: facts.has_appended,
+        has_given_up: jobs.has_given_up,
+    }
+}
+
 /// Returns whether an event with many jobs has an unfinished one, by the index of states.
 fn has_unfinished(conn: &Connection, event: &RemovableEvent) -> rusqlite::Result<bool> {
     const APPENDED: &str =
@@ -190,14 +214,7 @@ fn decide(
             return Assessment::Wait { since_ms };
         }
     }
-    Assessment::Remove(RemovableEvent {
-        id: event,
-        first_job: facts.first_job,
-        last_job: facts.last_job,
-        jobs: jobs.jobs,
-        has_appended: facts.has_appended,
-        has_given_up: jobs.has_given_up,
-    })
+    Assessment::Remove(removable(event, facts, jobs))
 }
 
 #[cfg(test)]

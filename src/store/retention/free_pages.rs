@@ -32,16 +32,32 @@ pub fn return_free_pages(conn: &Connection, budget: &mut RowBudget) -> rusqlite:
     if trim_block_index(conn)? == 0 && !has_excess_free_pages(conn)? {
         return Ok(true);
     }
+    let pages: i64 = conn.value("PRAGMA page_count", [])?;
+    cut_free_pages(conn, budget, KEPT_PAGES.max(pages / KEPT_SHARE))
+}
+
+/// Cuts free pages off the file until no more than `kept` are left, as far as the budget allows. Returns whether it is
+/// done.
+pub(in crate::store) fn cut_free_pages(
+    conn: &Connection,
+    budget: &mut RowBudget,
+    kept: i64,
+) -> rusqlite::Result<bool> {
+    let mut excess = conn.value::<i64>("PRAGMA freelist_count", [])? - kept;
     // The statement returns a row for each page that it moves.
     let mut statement = conn.prepare_cached("PRAGMA incremental_vacuum")?;
     let mut moved = statement.query([])?;
-    while !budget.is_spent() && has_excess_free_pages(conn)? {
+    while excess > 0 {
+        if budget.is_spent() {
+            return Ok(false);
+        }
         if moved.next()?.is_none() {
-            return Ok(true);
+            break;
         }
         budget.spend(1, 0);
+        excess -= 1;
     }
-    Ok(false)
+    Ok(true)
 }
 
 /// Deletes rows of the block index for blocks before the first row of a table. The newest block stays: the writer

@@ -54,6 +54,21 @@ fn remove_jobs(
 ) -> rusqlite::Result<u64> {
     conn.change("DELETE FROM items WHERE job BETWEEN ?1 AND ?2", range)?;
     match part {
+        RemovedPart::Quotes => {
+            conn.change(
+                "UPDATE attempts SET stdout = NULL, stderr = NULL,
+                   detail = iif(instr(detail, ':'), substr(detail, 1, instr(detail, ':') - 1), detail)
+                 WHERE job BETWEEN ?1 AND ?2",
+                range,
+            )?;
+            conn.change(
+                "UPDATE jobs SET ordering_key = NULL, debounce_key = NULL, version = NULL,
+                   reason = iif(instr(reason, ':'), substr(reason, 1, instr(reason, ':') - 1), reason)
+                 WHERE id BETWEEN ?1 AND ?2",
+                range,
+            )?;
+            Ok(0)
+        }
         RemovedPart::Body => {
             conn.change(
                 "UPDATE attempts SET stdout = NULL, stderr = NULL WHERE job BETWEEN ?1 AND ?2
@@ -83,7 +98,10 @@ fn remove_jobs(
 /// Removes a range of events without what belongs to their jobs.
 fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusqlite::Result<()> {
     match part {
-        RemovedPart::Body => {
+        RemovedPart::Body | RemovedPart::Quotes => {
+            if part == RemovedPart::Quotes {
+                conn.change("UPDATE events SET note = NULL WHERE id BETWEEN ?1 AND ?2", range)?;
+            }
             let sql = "UPDATE duplicates SET body = NULL WHERE event BETWEEN ?1 AND ?2 AND body IS NOT NULL";
             conn.change(sql, range)?;
             remove_bodies(conn, range)
@@ -106,7 +124,7 @@ fn remove_bodies(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
 
 /// Begins the removal of an event with many jobs, unless it has begun. From then on the event has no body, so no
 /// command retries or replays it.
-pub(super) fn start_removal(
+pub(in crate::store) fn start_removal(
     conn: &Connection,
     part: RemovedPart,
     event: &RemovableEvent,
@@ -122,14 +140,14 @@ pub(super) fn has_begun(conn: &Connection, event: i64) -> rusqlite::Result<bool>
 }
 
 /// What `continue_removal` did.
-pub(super) struct RemovedJobs {
+pub(in crate::store) struct RemovedJobs {
     pub jobs: u64,
     /// The event is removed.
     pub is_done: bool,
 }
 
 /// Removes more of an event whose removal has begun.
-pub(super) fn continue_removal(
+pub(in crate::store) fn continue_removal(
     conn: &Connection,
     event: i64,
     budget: &mut RowBudget,

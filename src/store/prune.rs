@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use super::super::Store;
-use super::super::audit::{self, AuditEntry};
-use super::super::checkpoint;
-use super::super::chunked_writes::{ChunkedWriter, MAX_SLICE};
-use super::super::row_budget::RowBudget;
-use super::{BatchProgress, RetentionBatch, apply_batch, finish_removals, return_free_pages};
+use super::Store;
+use super::audit::{self, AuditEntry};
+use super::checkpoint;
+use super::chunked_writes::{ChunkedWriter, MAX_SLICE};
+use super::retention::{
+    BatchProgress, RetentionBatch, apply_batch, finish_removals, return_free_pages,
+};
+use super::row_budget::RowBudget;
 
 /// Rows that one transaction changes at most.
 const MAX_ROWS: usize = 1000;
@@ -75,8 +77,8 @@ impl<'s> Prune<'s> {
     /// Copies the WAL into the database if it is long and no server does that.
     fn checkpoint_without_server(&self) -> anyhow::Result<()> {
         let max_bytes = u64::try_from(checkpoint::WAL_BYTES_KEPT)?;
-        if super::super::wal_bytes(&self.store.path) > max_bytes
-            && super::super::find_lock_holder(&self.store.path)?.is_none()
+        if super::wal_bytes(&self.store.path) > max_bytes
+            && super::find_lock_holder(&self.store.path)?.is_none()
         {
             checkpoint::passive(&self.store.conn)?;
         }
