@@ -10,7 +10,7 @@ use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DedupeSelector, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate,
-    Respond, ServerConfig, Source, Verify, expression, verify,
+    Respond, ServerConfig, Source, Verify, expression, redact, verify,
 };
 use crate::verify::Scheme;
 
@@ -82,7 +82,9 @@ pub(super) fn read_source(
         max_body_bytes: read_body_max(&table, server),
         handshake: read_handshake(&table),
         alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE_DURATION),
+        redact: redact::read_redact(&table),
     };
+    redact::check_keys(&table, &source);
     reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, at, path_at }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::{Folder, config};
+use crate::body_redaction::RedactPath;
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -73,6 +74,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         max_body_bytes: 1_048_576,
         handshake: HandshakeConfig::Preset,
         alert_if_silent_for: None,
+        redact: RedactSettings::default(),
     };
     let handler = Handler {
         name: "crm".into(),
@@ -169,6 +171,7 @@ allow_from = ["192.0.2.7"]
 dedupe = { jq = ".id", window = "1d" }
 handshake = { methods = ["GET", "POST"], respond = "$query.challenge", signed = false }
 alert_if_silent_for = "24h"
+redact = { headers = ["X-Card", "x-b"], paths = [".card.number", '.a["b c"][]'] }
 on_duplicate = "ignore"
 rate_limit = "100/m"
 max_queued = 7
@@ -202,6 +205,14 @@ max_body_size = "64 KiB"
             requires_signature: false,
         }),
         alert_if_silent_for: Some(secs(86_400)),
+        redact: RedactSettings {
+            headers: vec!["x-card".to_owned(), "x-b".to_owned()],
+            body: BodyRedaction::new(
+                [".card.number", ".a[\"b c\"][]"]
+                    .map(|path| RedactPath::parse(path).unwrap())
+                    .to_vec(),
+            ),
+        },
     };
     assert_eq!(source, expected);
 }
