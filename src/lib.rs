@@ -12,6 +12,7 @@
 )]
 
 mod app;
+mod body_redaction;
 mod cli;
 mod clock;
 mod config;

@@ -6,6 +6,7 @@
 //! not UTF-8 becomes the same character: two bodies would then have one signed text.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use percent_encoding::percent_decode;
 
@@ -18,6 +19,21 @@ pub fn fields(text: &[u8]) -> impl Iterator<Item = FormField<'_>> {
     pairs.filter(|pair| !pair.is_empty()).map(|pair| {
         let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
         (decode(&pair[..at]), decode(pair.get(at + 1..).unwrap_or_default()))
+    })
+}
+
+/// Iterates over the decoded name of each field, and the range of its value as it is written. Without an equals
+/// sign the range is empty.
+pub fn locate_fields(text: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Range<usize>)> {
+    let mut next = 0;
+    let pairs = text.split(|&byte| byte == b'&').map(move |pair| {
+        let start = next;
+        next += pair.len() + 1;
+        (start, pair)
+    });
+    pairs.filter(|(_, pair)| !pair.is_empty()).map(|(start, pair)| {
+        let at = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+        (decode(&pair[..at]), start + (at + 1).min(pair.len())..start + pair.len())
     })
 }
 
@@ -45,6 +61,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_range_of_a_field_has_its_value(text in "[a-c=&+%0-9A-F\u{e9}]{0,60}") {
+            let text = text.as_bytes();
+            let located = locate_fields(text).map(|(name, range)| (name, decode(&text[range])));
+            prop_assert_eq!(located.collect::<Vec<_>>(), fields(text).collect::<Vec<_>>());
+        }
+
         #[test]
         fn fields_are_those_of_the_standards_parser(text in "[a-c=&+%0-9A-F\u{e9}]{0,60}") {
             let ours = fields(text.as_bytes()).map(|(name, value)| {

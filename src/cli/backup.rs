@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -11,12 +13,17 @@ use serde_json::json;
 use super::output;
 use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store, open_store_to_write};
-use crate::config::LoadedConfig;
+use crate::config::{LoadedConfig, parse_duration};
 use crate::store::Store;
 use crate::store::backup::{self, Backup};
+use crate::store::backup_schedule::{BackupSchedule, ScheduleChange};
 use crate::store::database_copy::CopyProgress;
 use crate::store::files;
 use crate::store::restore;
+
+/// The periods that `--every` takes.
+const PERIODS: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(36_500 * 86_400);
 
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
@@ -33,6 +40,9 @@ pub struct BackupArgs {
     /// Then remove all backups in that folder but the newest N
     #[arg(long, value_name = "N", conflicts_with = "file")]
     keep: Option<NonZeroUsize>,
+    /// Expect a backup in each period, such as 1d. A missing one raises the alert backup.failed. off: expect none
+    #[arg(long, value_name = "DURATION", conflicts_with = "file", value_parser = parse_every)]
+    every: Option<ScheduleChange>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -56,6 +66,12 @@ pub struct RestoreArgs {
 pub fn backup(loaded: &LoadedConfig, args: &BackupArgs) -> Result<(), ExitError> {
     let store = open_store(loaded)?;
     let interruption = Interruption::watch()?;
+    if let Some(ScheduleChange::Every { period_ms }) = args.every {
+        // A failure to write is reported after the backup, which matters more.
+        let writable = open_store_to_write(loaded, false).ok();
+        let _ = writable.map(|store| backup::expect_backups(&store, period_ms));
+    }
+    let began_at_ms = store.clock.now_ms();
     let made = make_backup(loaded, &store, args, &interruption);
     if let Err(error) = &made
         && interruption.control_flow().is_continue()
@@ -65,7 +81,40 @@ pub fn backup(loaded: &LoadedConfig, args: &BackupArgs) -> Result<(), ExitError>
         let _ = writable.map(|store| backup::record_failure(&store, format!("{error:#}")));
     }
     let (done, removed) = made?;
+    record_backup(loaded, &store, args, began_at_ms)
+        .with_context(|| format!("{} was made, but not recorded", done.file.display()))?;
     print_backup(&done, &removed, args.json)
+}
+
+/// Parses the value of `--every`.
+fn parse_every(text: &str) -> Result<ScheduleChange, String> {
+    if text == "off" {
+        return Ok(ScheduleChange::Off);
+    }
+    let period = parse_duration(text).filter(|period| PERIODS.contains(period));
+    let period_ms = period.and_then(|period| i64::try_from(period.as_millis()).ok());
+    let period_ms = period_ms
+        .ok_or("expected a duration from 1m to 36500d, such as 1d or \"1d 12h\", or off")?;
+    Ok(ScheduleChange::Every { period_ms })
+}
+
+/// Records a backup in a folder, if backups are expected.
+fn record_backup(
+    loaded: &LoadedConfig,
+    store: &Store,
+    args: &BackupArgs,
+    began_at_ms: i64,
+) -> anyhow::Result<()> {
+    let is_expected = BackupSchedule::load(&store.conn)?.is_some();
+    let Some(change) = args.every.or(is_expected.then_some(ScheduleChange::Keep)) else {
+        return Ok(());
+    };
+    // A single file may be a copy for another purpose, anywhere.
+    if args.folder.is_none() {
+        return Ok(());
+    }
+    let store = open_store_to_write(loaded, false).map_err(|error| anyhow::anyhow!(error.text))?;
+    backup::record_backup(&store, began_at_ms, change)
 }
 
 fn make_backup(

@@ -207,6 +207,8 @@ enum Command {
         "hooktrail backup /mnt/backup/hooktrail.db",
         "# Back up into a folder, and keep the newest 14 backups there",
         "hooktrail backup --to /mnt/backup --keep 14",
+        "# The same each day, from a timer: an alert says so when one is missing",
+        "hooktrail backup --to /mnt/backup --keep 14 --every 1d",
     ]))]
     Backup(backup::BackupArgs),
     /// Put a backup in the place of the database, while no server runs

@@ -135,7 +135,8 @@ fn print_request(
     verifier: &Verifier,
 ) -> std::io::Result<()> {
     // Redacting the place of the credentials is enough: the request holds no other secret.
-    let redaction = Redaction { verifier: Some(verifier), redactor: &Redactor::default() };
+    let redaction =
+        Redaction { verifier: Some(verifier), redactor: &Redactor::default(), headers: &[] };
     let path = redaction.redact_path(&request.path);
     let query = request.query.as_ref().map(|query| format!("?{}", redaction.redact_query(query)));
     writeln!(out, "{} {path}{}", request.method, query.unwrap_or_default())?;
@@ -172,7 +173,10 @@ fn print_event(
     response: &ServerResponse,
 ) -> Result<(), ExitError> {
     let conn = open_store(loaded)?.conn;
-    let found = send_lookup::find_since(&conn, position, &source.name, &request.body);
+    let redacted = source.redact.body.redact(request.header("content-type"), &request.body);
+    let redacted = redacted.ok().flatten();
+    let stored_body = redacted.as_deref().unwrap_or(&request.body);
+    let found = send_lookup::find_since(&conn, position, &source.name, stored_body);
     match found? {
         Some(send_lookup::SentEvent { event, is_duplicate: false }) => {
             writeln!(out, "event {event}: `hooktrail show {event}` prints its jobs and attempts")

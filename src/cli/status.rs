@@ -10,12 +10,13 @@ use serde_json::{Value as Json, json};
 use super::output::{self, escape_line};
 use super::{ExitError, http_client, open_store};
 use crate::clock;
-use crate::config::{Config, LoadedConfig, StoreConfig};
+use crate::config::{Config, LoadedConfig, StoreConfig, duration_text};
+use crate::store::backup_schedule::BackupSchedule;
 use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::erasure;
 use crate::store::retention::{self, Rest};
 use crate::store::stats::{self, DatabaseSummary};
-use crate::store::{self, LockHolder, RunState, ServerInfo};
+use crate::store::{self, LockHolder, RunState, ServerInfo, Store};
 
 /// Exit code if something is wrong.
 const WRONG: u8 = 1;
@@ -94,6 +95,7 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                             .to_owned(),
                     );
                 }
+                problems.extend(overdue_backup_problem(&store)?);
                 problems.extend(orphaned_queue_warnings(&found.queued_by_handler, &loaded.config));
                 summary = Some(found);
             }
@@ -124,6 +126,13 @@ pub fn low_space_problem(config: &StoreConfig) -> Option<String> {
         output::format_megabytes(free),
         output::format_megabytes(config.min_free_bytes)
     ))
+}
+
+/// Returns the problem if the newest backup is older than it should be.
+fn overdue_backup_problem(store: &Store) -> Result<Option<String>, ExitError> {
+    let schedule = BackupSchedule::load(&store.conn)?;
+    let overdue = schedule.filter(|schedule| schedule.is_overdue(store.clock.now_ms()));
+    Ok(overdue.map(|schedule| schedule.describe(store.clock, clock::format_local, duration_text)))
 }
 
 /// Returns a warning for each handler that has queued jobs and is not in config.toml.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::body_redaction::BodyRedaction;
 use crate::expression::Expression;
 use crate::verify::{DeliveryKey, PublicUrl, Scheme, SchemeSettings, Tolerance, Verifier};
 pub use crate::verify::{ProxyHeader, SecretFormat, parse_shared_standard_key};
@@ -24,6 +25,7 @@ mod include;
 mod load;
 mod parse;
 mod program;
+mod redact;
 mod restart_required;
 mod retention;
 mod secret;
@@ -155,6 +157,22 @@ pub struct Source {
     pub alert_if_silent_for: Option<Duration>,
     /// Its own parts, and the store's for the others.
     pub retention: Retention,
+    pub redact: RedactSettings,
+}
+
+/// What is replaced in the requests of a source before they are stored: the settings of `redact = { … }`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RedactSettings {
+    /// Names in lower case.
+    pub headers: Vec<String>,
+    pub body: BodyRedaction,
+}
+
+impl RedactSettings {
+    /// Whether requests are stored as they are, apart from secrets.
+    pub fn is_empty(&self) -> bool {
+        self.headers.is_empty() && self.body.is_empty()
+    }
 }
 
 impl Source {

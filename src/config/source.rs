@@ -11,7 +11,7 @@ use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DedupeSelector, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate,
-    Respond, Retention, ServerConfig, Source, Verify, expression, verify,
+    Respond, Retention, ServerConfig, Source, Verify, expression, redact, verify,
 };
 use crate::verify::Scheme;
 
@@ -84,7 +84,9 @@ pub(super) fn read_source(
         handshake: read_handshake(&table),
         alert_if_silent_for: table.optional_duration("alert_if_silent_for", POSITIVE_DURATION),
         retention: read_retention(&table, retention),
+        redact: redact::read_redact(&table),
     };
+    redact::check_keys(&table, &source);
     reject_rest(table, RESERVED_KEYS);
     ParsedSource { source, at, path_at }
 }

@@ -11,6 +11,7 @@ mod evaluate;
 pub mod evaluator_main;
 mod evaluator_thread;
 mod event_context;
+mod field_numbers;
 mod form;
 mod inline;
 mod input;
@@ -28,6 +29,7 @@ mod tests;
 pub mod unsandboxed;
 
 pub use event_context::EventContext;
+pub use field_numbers::{FieldName, number_form_fields};
 pub use items::Items;
 pub use pool::EvaluatorPool;
 pub use queue::{Busy, DEDUPE_TIMEOUT, Priority};

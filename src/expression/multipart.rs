@@ -24,12 +24,17 @@ pub(super) fn read(content_type: &str, body: &[u8]) -> Option<Val> {
 }
 
 fn file_value(name: String, kind: Option<String>, bytes: &[u8]) -> Val {
+    file_object(
+        Val::from(name),
+        kind.map_or(Val::Null, Val::from),
+        Val::from(STANDARD.encode(bytes)),
+    )
+}
+
+/// Makes the object of a file.
+pub(super) fn file_object(name: Val, kind: Val, base64: Val) -> Val {
     let key = |key: &str| Val::from(key.to_owned());
-    let members = [
-        (key("name"), Val::from(name)),
-        (key("type"), kind.map_or(Val::Null, Val::from)),
-        (key("base64"), Val::from(STANDARD.encode(bytes))),
-    ];
+    let members = [(key("name"), name), (key("type"), kind), (key("base64"), base64)];
     Val::obj(Map::from_iter(members))
 }
 

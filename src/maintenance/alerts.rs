@@ -1,6 +1,7 @@
 //! Alerts: events of the built-in source `hooktrail`.
 //!
-//! This module detects silent sources, sources that reject everything, and a blocked write-ahead log.
+//! This module detects silent sources, sources that reject everything, a blocked write-ahead log, and overdue
+//! backups.
 //! Transactions record other alerts in the database (`store/alerts.rs`). Here each recorded alert becomes
 //! an event: the expressions of the handlers that take it are evaluated as for a webhook.
 
@@ -20,6 +21,7 @@ use crate::expression::{EvaluatorPool, EventContext, Priority};
 use crate::planner::{JobPlanner, PlannedEvent};
 use crate::store::ReadPool;
 use crate::store::alerts::{self, AlertEvent, AlertSignal, PendingAlert};
+use crate::store::backup_schedule::BackupSchedule;
 use crate::store::events::NewEvent;
 use crate::store::handle::WriterHandle;
 use crate::store::operation::Operation;
@@ -87,6 +89,7 @@ impl AlertMonitor {
             writer.send(Operation::AlertSignal(AlertSignal::WalBlocked(reason)));
         }
         self.check_silence(&subscribers, writer);
+        self.check_backup(writer);
         // Alerts in flight are still recorded: they would be evaluated twice.
         if self.in_flight.load(Ordering::SeqCst) == 0 {
             self.emit_pending(&subscribers, writer);
@@ -105,6 +108,17 @@ impl AlertMonitor {
                 let detail = format!("no event for {}, since {since}", duration_text(after));
                 writer.send(Operation::AlertSignal(AlertSignal::Silent(source, detail)));
             }
+        }
+    }
+
+    /// Reports an overdue backup once for each period. The transaction that records the alert decides that.
+    fn check_backup(&self, writer: &WriterHandle) {
+        let Ok(conn) = self.readers.get() else { return };
+        let schedule = BackupSchedule::load(&conn).ok().flatten();
+        let due = schedule.filter(|schedule| schedule.should_alert(self.clock.now_ms()));
+        if let Some(schedule) = due {
+            let detail = schedule.describe(self.clock, clock::format_rfc3339, duration_text);
+            writer.send(Operation::AlertSignal(AlertSignal::BackupOverdue(detail)));
         }
     }
 

@@ -20,6 +20,7 @@ use crate::expression::{
     self, EvaluationResult, Expression, ExpressionSet, HandlerDecision, HandlerExpressions,
     HandlerMatch, KeySet, RawJobKeys,
 };
+use crate::redact::REDACTED;
 
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ pub struct JobPlanner {
     dedupe_kind: u8,
     /// `dedupe` alone, for a request that can only be a duplicate.
     dedupe_alone: Option<ExpressionSet>,
+    /// The source redacts values, so a key of `dedupe` may have one.
+    is_redacting: bool,
     /// The text of `dedupe`, if it reads a signed body by its Content-Type, which is not signed.
     guarded_dedupe: Option<String>,
 }
@@ -123,6 +126,7 @@ impl JobPlanner {
             dedupe_kind,
             dedupe_alone,
             guarded_dedupe,
+            is_redacting: !source.redact.is_empty(),
             ..Self::with_expressions(dedupe, handlers)
         }
     }
@@ -173,6 +177,7 @@ impl JobPlanner {
             handler_ids_without_split,
             dedupe_kind,
             dedupe_alone,
+            is_redacting: false,
             guarded_dedupe,
         }
     }
@@ -187,9 +192,11 @@ impl JobPlanner {
         self.dedupe_alone.as_ref()
     }
 
-    /// Hashes the key that the expression of `dedupe` gave.
-    pub fn dedupe_key(&self, text: &str) -> KeyHash {
-        hash_key(self.dedupe_kind, &[text.as_bytes()])
+    /// Hashes the key that the expression of `dedupe` gave. `None`: it has a redacted value, so that different
+    /// events have the same key.
+    pub fn dedupe_key(&self, text: &str) -> Option<KeyHash> {
+        let is_redacted = self.is_redacting && text.contains(REDACTED);
+        (!is_redacted).then(|| hash_key(self.dedupe_kind, &[text.as_bytes()]))
     }
 
     /// Hashes a second key of the event, stored beside the key of `dedupe`. It makes the same bytes
@@ -210,11 +217,11 @@ impl JobPlanner {
 
     /// Plans an event whose handlers' expressions are evaluated after the response.
     pub fn deferred_plan(&self, dedupe: Option<String>) -> PlannedEvent {
-        let dedupe = dedupe.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()]));
+        let mut errors = Vec::new();
         PlannedEvent {
             plan: JobPlan::Unevaluated(Arc::clone(&self.handler_ids_without_split)),
-            dedupe,
-            expression_errors: None,
+            dedupe: self.usable_dedupe_key(dedupe, &mut errors),
+            expression_errors: errors.pop(),
         }
     }
 
@@ -222,7 +229,7 @@ impl JobPlanner {
     pub fn plan_from(&self, results: EvaluationResult) -> PlannedEvent {
         let mut errors = Vec::new();
         let dedupe = match results.dedupe {
-            Ok(key) => key.map(|key| hash_key(self.dedupe_kind, &[key.as_bytes()])),
+            Ok(key) => self.usable_dedupe_key(key, &mut errors),
             Err(reason) => {
                 errors.push(format!("dedupe: {reason}"));
                 None
@@ -252,6 +259,16 @@ impl JobPlanner {
         let expression_errors = (!errors.is_empty())
             .then(|| truncate_chars(&errors.join("; "), MAX_EXPRESSION_ERROR_CHARS));
         PlannedEvent { plan, dedupe, expression_errors }
+    }
+
+    /// Hashes the key of `dedupe`. If it has a redacted value, the event gets no key and a note.
+    fn usable_dedupe_key(&self, key: Option<String>, errors: &mut Vec<String>) -> Option<KeyHash> {
+        let text = key?;
+        let key = self.dedupe_key(&text);
+        if key.is_none() {
+            errors.push("dedupe: no key, because it has a redacted value".to_owned());
+        }
+        key
     }
 
     /// Chooses the plan that costs the writer least: most events have one job without keys for each

@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::backup_schedule;
 use super::dead_job::DeadJob;
 use super::effects::AlertCondition;
 use super::events::{self, NewEvent};
@@ -27,6 +28,8 @@ pub enum AlertSignal {
     DiskLow(String),
     WalBlocked(String),
     BackupFailed(String),
+    /// The newest backup is older than it should be.
+    BackupOverdue(String),
 }
 
 /// The details of a condition, without its type.
@@ -145,10 +148,18 @@ pub(super) fn record_signal(
     if tx.cache.alert_source.is_none() {
         return Ok(());
     }
+    // A backup may have been made since the signal was sent, or the signal sent twice.
+    if matches!(signal, AlertSignal::BackupOverdue(_))
+        && !backup_schedule::claim_alert(tx.conn, tx.cache.now_ms)?
+    {
+        return Ok(());
+    }
     let (kind, source, detail) = match signal {
         AlertSignal::DiskLow(detail) => ("disk.low", None, detail),
         AlertSignal::WalBlocked(detail) => ("wal.blocked", None, detail),
-        AlertSignal::BackupFailed(detail) => ("backup.failed", None, detail),
+        AlertSignal::BackupFailed(detail) | AlertSignal::BackupOverdue(detail) => {
+            ("backup.failed", None, detail)
+        }
         AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
         AlertSignal::Rejecting(source, detail) => ("source.rejecting", Some(*source), detail),
     };

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::Store;
 use super::alerts::{AlertSignal, record_signal};
+use super::backup_schedule::{self, ScheduleChange};
 use super::database_copy::{
     OnStep, copy_pages, create_complete, dated_name, dated_prefix, find_damage, folder,
     needed_bytes, part_path, set_journal_mode, sync,
@@ -92,6 +93,31 @@ pub fn back_up(
 pub fn record_failure(store: &Store, detail: String) -> anyhow::Result<()> {
     let signal = AlertSignal::BackupFailed(detail);
     let ((), _) = write_directly(store, |tx, _| Ok(record_signal(tx, &signal)?))?;
+    Ok(())
+}
+
+/// Expects backups from now on, before the first one is made: the backup itself then has the schedule.
+///
+/// # Errors
+/// The write failed.
+pub fn expect_backups(store: &Store, period_ms: i64) -> anyhow::Result<()> {
+    let now_ms = store.clock.now_ms();
+    let ((), _) =
+        write_directly(store, |tx, _| Ok(backup_schedule::expect(tx.conn, now_ms, period_ms)?))?;
+    Ok(())
+}
+
+/// Records a backup that began at this time of the database clock.
+///
+/// # Errors
+/// The write failed.
+pub fn record_backup(
+    store: &Store,
+    began_at_ms: i64,
+    change: ScheduleChange,
+) -> anyhow::Result<()> {
+    let record = |conn: &Connection| backup_schedule::record(conn, began_at_ms, change);
+    let ((), _) = write_directly(store, |tx, _| Ok(record(tx.conn)?))?;
     Ok(())
 }
 

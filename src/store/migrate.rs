@@ -462,7 +462,8 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
     Ok(Some(copy))
 }
 
-fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
+/// Reads the id of the database, and the anchor of its clock.
+pub(super) fn read_meta(conn: &Connection) -> anyhow::Result<(String, ClockAnchor)> {
     let mut value = conn.prepare("SELECT value FROM meta WHERE name = ?1")?;
     let database_id = value.query_row(["database_id"], |row| row.get(0))?;
     let anchor = ClockAnchor {

@@ -17,6 +17,7 @@ pub mod alerts;
 pub mod audit;
 pub mod backlog_task;
 pub mod backup;
+pub mod backup_schedule;
 mod batch_insert;
 mod block_index;
 mod bounded_log;

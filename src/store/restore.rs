@@ -17,10 +17,10 @@ use super::database_copy::{
     OnStep, copy_pages, create_complete, dated_name, dated_prefix, folder, set_journal_mode, sync,
 };
 use super::lock::Lock;
-use super::migrate::{check_backup, open_unused};
+use super::migrate::{check_backup, open_unused, read_meta};
 use super::open_files::{FileId, with_suffix};
-use super::{checkpoint, database_copy, rescue};
-use crate::clock;
+use super::{backup_schedule, checkpoint, database_copy, rescue};
+use crate::clock::{self, MonotonicClock};
 
 /// The ids of events, jobs, outcomes and replays continue this far above those of the backup. The lost database may
 /// have given the ids between, and no id may stand for two things.
@@ -143,6 +143,8 @@ fn prepare(copy: &Path, counters: &Counters) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set_journal_mode(&conn, "delete")?;
     conn.execute("UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4", *counters)?;
+    let (_, anchor) = read_meta(&conn)?;
+    backup_schedule::restart(&conn, MonotonicClock::from_anchor(&anchor))?;
     set_journal_mode(&conn, "wal")?;
     conn.close().map_err(|(_, e)| e)?;
     Ok(())

@@ -15,6 +15,7 @@ use super::{
     PresetHandshakes, PresetLocation, Proof, Reason, SecretFormat, SenderResponse, SignedRequest,
     TimestampUnit, Tolerance, VerificationScheme, json_body, key_material, parse, reply,
 };
+use crate::domain::job_plan::KeyHash;
 
 pub(super) const PRESET: Preset =
     Preset::own("discord", PresetLocation::Header("x-signature-ed25519"), |header, settings| {
@@ -84,6 +85,10 @@ impl VerificationScheme for Discord {
             delivery_key: DeliveryKeyLocation::Field("id").read_key(request.body)?,
             stale_reason,
         })
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        DeliveryKeyLocation::Field("id").read_key(request.body).ok()?
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -13,7 +13,7 @@ use super::secrets::HmacKeys;
 use super::settings::SchemeSettings;
 use super::url::PublicUrl;
 use super::{OutgoingRequest, SignedRequest, VerificationScheme, url};
-use crate::domain::job_plan::hash_key;
+use crate::domain::job_plan::{KeyHash, hash_key};
 
 /// An HMAC scheme with its keys.
 pub(super) struct HmacScheme {
@@ -194,6 +194,10 @@ impl VerificationScheme for HmacScheme {
             proof.delivery_key = Some(hash_key(b's', &signed));
         }
         Ok(proof)
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        self.preset?.key?.read_key(request.body).ok()?
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

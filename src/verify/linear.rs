@@ -8,6 +8,7 @@ use super::{
     DeliveryKeyLocation, HOUR, HmacPreset, HmacScheme, MINUTE, OutgoingRequest, Preset,
     PresetLocation, Proof, Reason, SignedRequest, Tolerance, VerificationScheme, json_body,
 };
+use crate::domain::job_plan::KeyHash;
 
 /// Linear retries after a minute, an hour and six hours (linear.app/developers/webhooks). The
 /// tolerance of one minute that the page advises would reject all of these.
@@ -37,6 +38,10 @@ impl VerificationScheme for Linear {
         let body: LinearBody = json_body::read(request.body, "a webhookTimestamp")?;
         let stale_reason = self.tolerance.check_timestamp(body.timestamp, now_ms);
         Ok(Proof { delivery_key: DeliveryKeyLocation::Body.read_key(request.body)?, stale_reason })
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        DeliveryKeyLocation::Body.read_key(request.body).ok()?
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -8,7 +8,7 @@ use super::{
     PresetHandshakes, PresetLocation, Proof, PublicUrl, Reason, SignedRequest, VerificationScheme,
     accept, form_fields, parse, url,
 };
-use crate::domain::job_plan::hash_key;
+use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::{json, urlencoded};
 
 pub(super) const PRESET: Preset = Preset {
@@ -65,6 +65,11 @@ impl VerificationScheme for Mandrill {
         // The key is not the bytes of the body, because the same fields can be encoded in another
         // way.
         Ok(Proof { delivery_key: Some(hash_key(b's', &signed)), stale_reason: None })
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        let url = url::public_url(self.url.as_ref(), request);
+        Some(hash_key(b's', &[url.as_bytes(), &signed_fields(request.body).ok()?]))
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -9,7 +9,7 @@
 //! The rejection records the exact reason, and the response tells the sender none of it. No reason
 //! contains a secret or the signature that would have matched.
 
-use crate::domain::job_plan::header_key;
+use crate::domain::job_plan::{KeyHash, header_key};
 use crate::media_type::BodyFormat;
 
 mod bearer;
@@ -93,6 +93,19 @@ pub struct SignedRequest<'a> {
 }
 
 impl<'a> SignedRequest<'a> {
+    /// Makes a request of a body alone.
+    pub fn from_body(body: &'a [u8]) -> Self {
+        Self {
+            method: "POST",
+            path: "/",
+            query: None,
+            headers: &[],
+            body,
+            secret_segment: None,
+            trusted_proxy_header: None,
+        }
+    }
+
     /// Returns the value of a header that must occur exactly once.
     fn required_header(&self, name: &str) -> Result<&'a [u8], Reason> {
         self.optional_header(name)?.ok_or_else(|| format!("no {name} header").into())
@@ -167,6 +180,12 @@ trait VerificationScheme: Send + Sync {
         request.body.len()
     }
 
+    /// Reads the delivery key from the body, without a check. `None`: it does not depend on the body, except
+    /// for an id that is random.
+    fn key_in_body(&self, _: &SignedRequest<'_>) -> Option<KeyHash> {
+        None
+    }
+
     /// Signs as the sender does, or returns why that is not possible.
     fn sign(&self, _: &mut OutgoingRequest, _now_ms: i64) -> Result<(), Reason> {
         Err(PUBLIC_KEY_ONLY.into())
@@ -232,6 +251,11 @@ impl Verifier {
             proof.delivery_key = names.iter().find_map(key);
         }
         Ok(proof)
+    }
+
+    /// Reads the delivery key that depends on the body, without a check. `None`: no such key.
+    pub fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        self.scheme.key_in_body(request)
     }
 
     /// The headers that hold the sender's delivery key, if the sender does not sign it.

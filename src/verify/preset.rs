@@ -26,6 +26,8 @@ pub struct Preset {
     /// The sender's retries repeat the time stamp of the first attempt.
     pub is_stamp_repeated: bool,
     pub delivery_key: DeliveryKey,
+    /// The headers with a signed delivery key. The scheme reads one of them.
+    pub(super) signed_key_headers: &'static [&'static str],
     /// Whether the signature covers the bytes of the body.
     pub signs_body: bool,
     /// A body as the sender posts it, with `{id}` for an id.
@@ -90,6 +92,7 @@ impl Preset {
             tolerance: None,
             is_stamp_repeated: false,
             delivery_key: DeliveryKey::Absent,
+            signed_key_headers: &[],
             signs_body: true,
             sample_body: Self::SAMPLE_BODY,
             posts_forms: false,
@@ -155,6 +158,15 @@ impl Preset {
 
     pub(super) const fn with_forms(self) -> Self {
         Self { posts_forms: true, ..self }
+    }
+
+    /// The headers that may have the delivery key.
+    pub fn key_headers(&self) -> &'static [&'static str] {
+        match self.delivery_key {
+            DeliveryKey::Absent => &[],
+            DeliveryKey::Header(names) => names,
+            DeliveryKey::Signed => self.signed_key_headers,
+        }
     }
 
     pub(super) fn build(

@@ -5,6 +5,7 @@ use super::{
     DeliveryKeyLocation, Encoding, FIVE_MINUTES, MISMATCH, Preset, PresetLocation, Proof, Reason,
     SecretFormat, SignedRequest, TimestampUnit, Tolerance, VerificationScheme, key_material, parse,
 };
+use crate::domain::job_plan::KeyHash;
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use webpki::RawPublicKeyEntity;
 
@@ -49,6 +50,10 @@ impl VerificationScheme for SendGrid {
         let stale_reason =
             self.tolerance.check_timestamp_text(timestamp, TimestampUnit::Seconds, now_ms)?;
         Ok(Proof { delivery_key: DeliveryKeyLocation::Body.read_key(request.body)?, stale_reason })
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        DeliveryKeyLocation::Body.read_key(request.body).ok()?
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

@@ -16,11 +16,15 @@ use super::{
 };
 use crate::domain::job_plan::hash_key;
 
-pub(super) const PRESET: Preset =
-    Preset::own("standard", PresetLocation::Fixed, |_, settings| Box::new(Standard::new(settings)))
-        .with_tolerance(FIVE_MINUTES)
-        .with_secret_format(SecretFormat::StandardVerifier)
-        .with_signed_key();
+pub(super) const PRESET: Preset = Preset {
+    signed_key_headers: &["webhook-id", "svix-id"],
+    ..Preset::own("standard", PresetLocation::Fixed, |_, settings| {
+        Box::new(Standard::new(settings))
+    })
+    .with_tolerance(FIVE_MINUTES)
+    .with_secret_format(SecretFormat::StandardVerifier)
+    .with_signed_key()
+};
 
 struct Standard {
     hmac_keys: HmacKeys,

@@ -7,6 +7,7 @@ use super::{
     OutgoingRequest, Preset, PresetLocation, Proof, Reason, SchemeSettings, SignedRequest,
     TimestampUnit, Tolerance, VerificationScheme, parse,
 };
+use crate::domain::job_plan::KeyHash;
 use ring::hmac;
 
 pub(super) const STRIPE: Preset = preset("stripe", "stripe-signature", |header, settings| {
@@ -142,6 +143,10 @@ impl VerificationScheme for TimestampedSignatures {
             delivery_key: DeliveryKeyLocation::Field(self.format.id).read_key(request.body)?,
             stale_reason: result?,
         })
+    }
+
+    fn key_in_body(&self, request: &SignedRequest<'_>) -> Option<KeyHash> {
+        DeliveryKeyLocation::Field(self.format.id).read_key(request.body).ok()?
     }
 
     fn check_cost(&self, request: &SignedRequest<'_>) -> usize {

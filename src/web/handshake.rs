@@ -107,7 +107,7 @@ async fn evaluate_custom(
 ) -> Result<Option<HandshakeReply>, Rejection> {
     let evaluate = |received: &ReceivedRequest<'_>| {
         let custom = received.runtime.custom_handshake.as_ref()?;
-        Some(received.evaluate_alone(&custom.expressions))
+        Some(received.evaluate_handshake(&custom.expressions))
     };
     let Some(pending) = received.run_check(&state.check_pool, evaluate).await? else {
         return Ok(None);

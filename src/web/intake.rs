@@ -170,6 +170,7 @@ impl IntakeRequest<'_> {
         let redaction = stored_request::Redaction {
             verifier: runtime.map(|runtime| &runtime.verifier),
             redactor,
+            headers: &[],
         };
         let reason = rejection.reason();
         let reason = &*redactor.redact(&reason);
@@ -253,10 +254,10 @@ impl IntakeRequest<'_> {
             is_deferring,
         );
         let body = FullBody::new(body, head, config, source_index);
-        let received = body.with_body(head);
+        let original = body.with_body(head);
         // Futures that few requests need are boxed, so that those of the others are small.
         if !handshakes.is_none()
-            && let Some(response) = Box::pin(handshakes.respond(state, &received, false)).await?
+            && let Some(response) = Box::pin(handshakes.respond(state, &original, false)).await?
         {
             return Ok(response);
         }
@@ -266,11 +267,27 @@ impl IntakeRequest<'_> {
         let check = |received: &ReceivedRequest<'_>| {
             received.runtime.verifier.check(&received.request, received.now_ms)
         };
-        let result = received.run_check(&state.check_pool, check).await?;
-        let proof = result.map_err(|reason| Rejection::signature(&runtime.verifier, reason))?;
+        let result = original.run_check(&state.check_pool, check).await?;
+        let mut proof = result.map_err(|reason| Rejection::signature(&runtime.verifier, reason))?;
+        // Everything that is evaluated, compared and stored from here on is redacted.
+        let redaction = if source.redact.body.is_empty() {
+            Ok(None)
+        } else {
+            let redaction = Box::pin(self.redact_body(&original, head, source_index, &mut proof));
+            redaction.await?
+        };
+        let (redacted, malformed_reason) = match redaction {
+            Ok(redacted) => (redacted, None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let received = redacted.as_ref().map_or(original, |redacted| redacted.with_body(head));
+        if let Some(redacted) = &redacted {
+            let added = redacted.len().saturating_sub(original.request.body.len());
+            reservation.grow(added).map_err(|_| Rejection::Unavailable)?;
+        }
         let mut duplicate_key = None;
         if let Some(reason) = &proof.stale_reason {
-            let dedupe_key = if is_method_allowed {
+            let dedupe_key = if is_method_allowed && malformed_reason.is_none() {
                 Box::pin(self.signed_dedupe_key(&received, &proof)).await?
             } else {
                 None
@@ -278,7 +295,7 @@ impl IntakeRequest<'_> {
             Box::pin(self.accept_stale_duplicate(runtime, dedupe_key, reason, now_ms)).await?;
             duplicate_key = dedupe_key;
         } else if handshakes.has_signed
-            && let Some(response) = Box::pin(handshakes.respond(state, &received, true)).await?
+            && let Some(response) = Box::pin(handshakes.respond(state, &original, true)).await?
         {
             return Ok(response);
         }
@@ -298,10 +315,13 @@ impl IntakeRequest<'_> {
                 ContentTypeError::MalformedBody(reason) => Rejection::MalformedBody { reason },
             },
         )?;
+        if let Some(reason) = malformed_reason {
+            return Err(Rejection::MalformedBody { reason });
+        }
         let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
         let result = match self.build_event(&received, &proof, duplicate_key).await {
             Ok((event, preset_response)) => {
-                let body = body.into_bytes();
+                let body = redacted.unwrap_or(body).into_bytes();
                 // If the client disconnects, the memory of the body counts until the writer has
                 // written it.
                 let body_memory = Some(reservation.transfer());
@@ -316,6 +336,33 @@ impl IntakeRequest<'_> {
             admission.cancel();
         }
         result
+    }
+
+    /// Redacts the body of a verified request, and the delivery key that depends on it: nobody may find a
+    /// redacted value by its hash. `None`: nothing is redacted. The inner error says why the body cannot be
+    /// read.
+    async fn redact_body(
+        &self,
+        original: &ReceivedRequest<'_>,
+        head: ReceivedRequest<'_>,
+        source_index: usize,
+        proof: &mut Proof,
+    ) -> Result<Result<Option<FullBody>, String>, Rejection> {
+        let pool = &self.state.check_pool;
+        let redact = |received: &ReceivedRequest<'_>| received.redact_body();
+        let body = match original.run_check(pool, redact).await? {
+            Ok(Some(body)) => FullBody::new(body, head, self.config, source_index),
+            Ok(None) => return Ok(Ok(None)),
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let read_key = |received: &ReceivedRequest<'_>| {
+            received.runtime.verifier.key_in_body(&received.request)
+        };
+        if proof.delivery_key.is_some() {
+            let key = body.with_body(head).run_check(pool, read_key).await?;
+            proof.delivery_key = key.or(proof.delivery_key);
+        }
+        Ok(Ok(Some(body)))
     }
 
     /// Returns the signed key of a request with a stale timestamp: the delivery key or the source
@@ -336,7 +383,7 @@ impl IntakeRequest<'_> {
             SignedSourceKey::Pending(pending) => {
                 // Without the key, nobody knows whether the request repeats an event: the sender has to retry.
                 let text = pending.wait().await?.dedupe.ok().flatten();
-                text.map(|text| received.runtime.planner.dedupe_key(&text))
+                text.and_then(|text| received.runtime.planner.dedupe_key(&text))
             }
         };
         Ok(key.map(|key| DedupeKey { key, window_ms: planner::window_ms(source.dedupe_window) }))

@@ -46,9 +46,13 @@ pub fn sources_with_queue_limit(config: &Config, registry: &Registry) -> Vec<Sou
 }
 
 impl SourceRuntime {
-    /// How secrets are removed from the source's requests.
+    /// How secrets and `redact.headers` are removed from the source's requests.
     pub fn redaction(&self) -> stored_request::Redaction<'_> {
-        stored_request::Redaction { verifier: Some(&self.verifier), redactor: &self.redactor }
+        stored_request::Redaction {
+            verifier: Some(&self.verifier),
+            redactor: &self.redactor,
+            headers: &self.source.redact.headers,
+        }
     }
 }
 

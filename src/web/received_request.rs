@@ -128,6 +128,14 @@ impl FullBody {
         ReceivedRequest { request: SignedRequest { body, ..head.request }, large, ..head }
     }
 
+    /// Returns the size of the body in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Small(body) => body.len(),
+            Self::Large(large) => large.body.len(),
+        }
+    }
+
     /// Returns the bytes of the body, after all checks.
     pub fn into_bytes(self) -> Vec<u8> {
         match self {
@@ -309,7 +317,7 @@ impl<'a> ReceivedRequest<'a> {
         }
     }
 
-    /// Starts the evaluation of the source's own handshake, or of `dedupe` without the handlers' expressions.
+    /// Starts the evaluation of `dedupe` without the handlers' expressions, or of another expression alone.
     pub fn evaluate_alone(&self, expressions: &ExpressionSet) -> PendingEvaluation {
         let (redaction, request) = (self.runtime.redaction(), &self.request);
         let path = redaction.redact_path(request.path);
@@ -320,6 +328,23 @@ impl<'a> ReceivedRequest<'a> {
             expressions,
             &self.event_context(&path, query.as_deref(), &header_refs, &params),
         )
+    }
+
+    /// Evaluates the source's own handshake on the redacted request. A body that cannot be redacted counts as
+    /// empty.
+    pub fn evaluate_handshake(&self, expressions: &ExpressionSet) -> PendingEvaluation {
+        let redacted = self.redact_body().unwrap_or_else(|_| Some(Vec::new()));
+        let body = redacted.as_deref().unwrap_or(self.request.body);
+        let request = SignedRequest { body, ..self.request };
+        ReceivedRequest { request, ..*self }.evaluate_alone(expressions)
+    }
+
+    /// Redacts the body by `redact.paths`. `None`: nothing is redacted.
+    ///
+    /// # Errors
+    /// Why the body cannot be read.
+    pub fn redact_body(&self) -> Result<Option<Vec<u8>>, String> {
+        self.runtime.source.redact.body.redact(self.content_type(), self.request.body)
     }
 
     fn params(&self, path: &str) -> Vec<(String, String)> {

@@ -1,6 +1,6 @@
-//! A request as it is stored: byte for byte, except secrets. The place from which the source reads
-//! its secret, `Authorization` and `Cookie` become `[redacted]`. So does every known secret in a
-//! path, a query or the value of a header.
+//! A request as it is stored: byte for byte, except secrets and what `redact` names. The place from which
+//! the source reads its secret, `Authorization`, `Cookie` and `redact.headers` become `[redacted]`. So
+//! does every known secret in a path, a query or the value of a header.
 
 use std::borrow::Cow;
 
@@ -16,6 +16,8 @@ pub struct Redaction<'r> {
     /// Knows the place from which the source reads its secret.
     pub verifier: Option<&'r Verifier>,
     pub redactor: &'r Redactor,
+    /// The source's `redact.headers`.
+    pub headers: &'r [String],
 }
 
 impl Redaction<'_> {
@@ -31,7 +33,8 @@ impl Redaction<'_> {
         };
         let redact_line = |&(name, value): &(&'a str, &'a [u8])| {
             let is_secret = matches!(name, "authorization" | "cookie" | "proxy-authorization")
-                || secret_header == Some(name);
+                || secret_header == Some(name)
+                || self.headers.iter().any(|redacted| redacted == name);
             let redacted = match is_secret {
                 true => Cow::Borrowed(REDACTED.as_bytes()),
                 false => self.redactor.redact_bytes(value),
@@ -99,7 +102,18 @@ mod tests {
     /// The redactor knows a secret of another source. The token is too short to be searched for.
     fn check(verifier: Option<&Verifier>, run: impl FnOnce(&Redaction<'_>)) {
         let redactor = Redactor::default().with(["other-secret", "s3cret"]).unwrap();
-        run(&Redaction { verifier, redactor: &redactor });
+        run(&Redaction { verifier, redactor: &redactor, headers: &["x-card".to_owned()] });
+    }
+
+    #[test]
+    fn each_line_of_a_header_to_redact_is_redacted() {
+        let received: [(&str, &[u8]); 4] =
+            [("x-card", b"4111"), ("x-cards", b"1"), ("x-card", b"\xff"), ("x-card", b"")];
+        check(None, |redaction| {
+            let expected =
+                b"x-card: [redacted]\nx-cards: 1\nx-card: [redacted]\nx-card: [redacted]\n";
+            assert_eq!(encode_headers(&redaction.redact_headers(&received)), expected);
+        });
     }
 
     #[test]

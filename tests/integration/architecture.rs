@@ -26,14 +26,15 @@ const IMPORTS: &[(&str, &str)] = &[
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json media_type multipart process urlencoded"),
+    ("body_redaction", "expression json media_type multipart redact urlencoded"),
     ("verify", "domain json media_type multipart urlencoded"),
-    ("config", "domain expression verify"),
+    ("config", "body_redaction domain expression verify"),
     // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
     ("store", "clock config domain escape scheduler"),
     // Modules that decide, without I/O, database and clock.
-    ("planner", "config domain expression"),
+    ("planner", "config domain expression redact"),
     ("handler", "clock config domain json process urlencoded"),
     // Modules that coordinate.
     ("worker", "clock config domain expression handler planner process scheduler store"),

@@ -419,3 +419,122 @@ fn verify_names_what_contradicts_the_promises() {
     fs::write(server.path().join("damaged.db"), &damaged).unwrap();
     fails(&server, &["verify", "damaged.db"], 1, "SQLite finds the file damaged: ");
 }
+
+/// Moves the newest backup into the past, while no server runs: the database clock goes on meanwhile.
+fn age_backup(server: &Server, hours: i64) {
+    let ms = hours * 3_600_000;
+    let sql = format!(
+        "update meta set value = value - {ms} where name in ('backup_made_at', 'backup_alert_at')"
+    );
+    server.open_database().execute_batch(&sql).expect("an older backup");
+}
+
+/// The details of the alerts that the handler got, none of which stands for two.
+fn alert_details(server: &Server) -> Vec<String> {
+    let alerts = server.read_file("alerts.txt");
+    let detail = |line: &str| {
+        let alert: serde_json::Value = serde_json::from_str(line).expect("an alert");
+        assert_eq!(alert["count"], 1, "{alert}");
+        alert["detail"].as_str().expect("a detail").to_owned()
+    };
+    alerts.lines().map(detail).collect()
+}
+
+fn server_with_overdue_alerts() -> Server {
+    let script = "{ cat; echo; } >> alerts.txt";
+    with_alert_handler(script, "when = '.type == \"backup.failed\"'").start()
+}
+
+const EVERY_DAY: [&str; 7] = ["backup", "--to", "b", "--keep", "2", "--every", "1d"];
+
+#[test]
+fn an_overdue_backup_is_one_alert_for_each_period_also_over_restarts() {
+    let mut server = server_with_overdue_alerts();
+    succeeds(&server, &EVERY_DAY);
+    server.stop();
+    // Late, but not by half a period.
+    age_backup(&server, 35);
+    server.start();
+    assert_eq!(server.cli(&["status"]).status.code(), Some(0));
+    server.stop();
+    age_backup(&server, 1);
+    for _ in 0..2 {
+        server.start();
+        server.until("select count(*) from outcomes where outcome = 'succeeded'", "1");
+        let status = server.cli(&["status"]);
+        assert_eq!(status.status.code(), Some(1));
+        let problem = stdout(&status);
+        assert!(problem.contains("problem     no backup since 20"), "{problem}");
+        assert!(problem.contains("; expected every 1d\n"), "{problem}");
+        server.stop();
+    }
+    // The next period without a backup. Alerts of one kind are a minute apart.
+    age_backup(&server, 24);
+    server.open_database().execute_batch("update alerts set emitted_at = 0").unwrap();
+    server.start();
+    server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
+    let details = alert_details(&server);
+    assert_eq!(details.len(), 2);
+    for detail in &details {
+        assert!(detail.starts_with("no backup since 20"), "{detail}");
+        assert!(detail.ends_with("Z; expected every 1d"), "{detail}");
+    }
+    // A backup ends the overdue period.
+    succeeds(&server, &["backup", "--to", "c"]);
+    assert_eq!(server.cli(&["status"]).status.code(), Some(0));
+    server.stop();
+    server.open_database().execute_batch("update alerts set emitted_at = 0").unwrap();
+    age_backup(&server, 35);
+    server.start();
+    succeeds(&server, &["backup", "--to", "d", "--every", "off"]);
+    server.stop();
+    age_backup(&server, 1_000);
+    server.start();
+    assert_eq!(server.cli(&["status"]).status.code(), Some(0));
+    assert_eq!(server.value("select count(*) from meta where name like 'backup%'"), "0");
+    assert_eq!(alert_details(&server).len(), 2);
+}
+
+#[test]
+fn a_failed_backup_is_expected_again_and_a_single_file_is_no_expected_one() {
+    let server = server_with_events(1);
+    let made_at = "select value from meta where name = 'backup_made_at'";
+    succeeds(&server, &["backup", "first.db"]);
+    assert_eq!(server.value(made_at), "");
+    server.write_file("folder", "a file");
+    let args = ["backup", "--to", "folder", "--every", "1h 30m"];
+    fails(&server, &args, 1, "folder");
+    let since = server.value(made_at);
+    assert_ne!(since, "");
+    assert_eq!(server.value("select value from meta where name = 'backup_period_ms'"), "5400000");
+    succeeds(&server, &["backup", "second.db"]);
+    assert_eq!(server.value(made_at), since);
+    succeeds(&server, &EVERY_DAY);
+    assert!(server.value(made_at).parse::<i64>().unwrap() > since.parse().unwrap());
+    for every in ["0s", "30s", "1 day", "never", "40000d"] {
+        fails(&server, &["backup", "--to", "b", "--every", every], 2, "--every");
+    }
+    fails(&server, &["backup", "copy.db", "--every", "1d"], 2, "cannot be used with");
+}
+
+#[test]
+fn a_restored_database_expects_backups_from_its_restore_on() {
+    let mut server = server_with_events(1);
+    succeeds(&server, &["backup", "--to", "b", "--every", "1d"]);
+    let backup = format!("b/{}", names(&server.path().join("b"))[0]);
+    server.stop();
+    // The backup of long ago has the schedule of its time.
+    let conn = Connection::open(server.path().join(&backup)).unwrap();
+    conn.execute_batch(
+        "update meta set value = 1 where name in ('backup_made_at', 'backup_alert_at')",
+    )
+    .unwrap();
+    conn.close().unwrap();
+    succeeds(&server, &["restore", &backup, "--force"]);
+    server.start();
+    assert_eq!(server.cli(&["status"]).status.code(), Some(0));
+    server.stop();
+    age_backup(&server, 36);
+    server.start();
+    assert_eq!(server.cli(&["status"]).status.code(), Some(1));
+}

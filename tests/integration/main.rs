@@ -45,6 +45,7 @@ mod lists;
 mod log;
 mod ownership;
 mod prefetch;
+mod redacted_values;
 mod redaction;
 mod rejections;
 mod reload;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::{Folder, config};
+use crate::body_redaction::RedactPath;
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -75,6 +76,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
         handshake: HandshakeConfig::Preset,
         alert_if_silent_for: None,
         retention: Retention::default(),
+        redact: RedactSettings::default(),
     };
     let handler = Handler {
         name: "crm".into(),
@@ -172,6 +174,7 @@ dedupe = { jq = ".id", window = "1d" }
 handshake = { methods = ["GET", "POST"], respond = "$query.challenge", signed = false }
 alert_if_silent_for = "24h"
 retention = { bodies = "1h", events = "forever" }
+redact = { headers = ["X-Card", "x-b"], paths = [".card.number", '.a["b c"][]'] }
 on_duplicate = "ignore"
 rate_limit = "100/m"
 max_queued = 7
@@ -206,6 +209,14 @@ max_body_size = "64 KiB"
         }),
         alert_if_silent_for: Some(secs(86_400)),
         retention: Retention { bodies: Some(secs(3600)), events: None, dead_jobs: None },
+        redact: RedactSettings {
+            headers: vec!["x-card".to_owned(), "x-b".to_owned()],
+            body: BodyRedaction::new(
+                [".card.number", ".a[\"b c\"][]"]
+                    .map(|path| RedactPath::parse(path).unwrap())
+                    .to_vec(),
+            ),
+        },
     };
     assert_eq!(source, expected);
 }
