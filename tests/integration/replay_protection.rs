@@ -314,3 +314,68 @@ fn sendgrid_events_repeated_in_other_requests_run_once() {
     server.until("select count(*) from outcomes where outcome = 'succeeded'", "3");
     assert_eq!(server.value("select count(*) from jobs where reason = 'same as job 2'"), "1");
 }
+
+const REDACT: &str = "redact = { paths = [\".card\"] }";
+
+#[test]
+fn a_replayed_request_of_a_source_that_redacts_makes_no_other_event() {
+    let senders = [
+        ("paminga", "application/json", r#"{"CampaignActionQualification":[1],"card":"4111"}"#),
+        ("zoom", "application/json", r#"{"event":"x","url":"/?a=1&card=4111&b=2","card":4111}"#),
+        ("slack", "application/x-www-form-urlencoded", "command=%2Fx&card=4111"),
+        ("hubspot", "application/json", r#"[{"eventId":1,"card":"4111"}]"#),
+    ];
+    let mut scenario = scenario();
+    for (scheme, ..) in senders {
+        let verify = format!("scheme = \"{scheme}\", url = \"https://h.example/x\"");
+        scenario = with_source(scenario, scheme, &verify, REDACT);
+    }
+    let server = start_with_secret(scenario);
+    for (scheme, content_type, body) in senders {
+        let request = signed_request(&server, scheme, ("d1", now_ms()), (content_type, body));
+        assert_eq!(send(&server, &request).status, 200, "{scheme}");
+        for other in [
+            content_type,
+            "application/json",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=b",
+            "text/plain",
+            "text/html",
+        ] {
+            let mut replayed = request.clone();
+            replayed.set_header("content-type", other);
+            let status = send(&server, &replayed).status;
+            assert!(matches!(status, 200 | 400), "{scheme} as {other}: {status}");
+        }
+        let events = format!("select count(*) from trail where source = '{scheme}'");
+        assert_eq!(server.value(&events), "1", "{scheme}");
+    }
+}
+
+#[test]
+fn a_late_retry_is_compared_by_its_redacted_body() {
+    let recipe = "scheme = \"hmac\", header = \"X-Sig\", timestamp_header = \"X-Time\", \
+                  signed = \"{timestamp}.{body}\", tolerance = \"9h\"";
+    for (dedupe, card, late) in [
+        ("{ body = true }", "2", 200),
+        ("{ jq = '.id' }", "2", 200),
+        // The key has a redacted value, so there is none.
+        ("{ jq = '\"\\(.id) \\(.card)\"' }", "1", 401),
+    ] {
+        let keys = format!("{REDACT}\ndedupe = {dedupe}\nrespond = {{ status = 200 }}");
+        let mut server = start_with_secret(with_source(scenario(), "m", recipe, &keys));
+        let request = |server: &Server, card: &str| {
+            let body = format!(r#"{{"id":"1","card":"{card}"}}"#);
+            let at_ms = now_ms() - HOUR_MS;
+            signed_request(server, "m", ("d1", at_ms), ("application/json", &body))
+        };
+        assert_eq!(send(&server, &request(&server, "1")).status, 200);
+        restart_with_tolerance(&mut server, "1m");
+        assert_eq!(send(&server, &request(&server, card)).status, late, "{dedupe}");
+        assert_eq!(
+            send(&server, &OutgoingRequest { body: b"{".to_vec(), ..request(&server, "1") }).status,
+            401
+        );
+        assert_eq!(server.value("select count(*) from trail"), "1");
+    }
+}
