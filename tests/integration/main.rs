@@ -42,6 +42,7 @@ mod help;
 mod intake;
 mod large_requests;
 mod lists;
+mod litestream;
 mod log;
 mod ownership;
 mod prefetch;

@@ -42,17 +42,24 @@ fn assert_success(output: &Output) -> String {
 fn systemd_finds_no_error_in_the_units() {
     let folder = tempfile::tempdir().unwrap();
     let names = [
-        "hooktrail.service",
-        "hooktrail.socket",
-        "hooktrail-backup.service",
-        "hooktrail-backup.timer",
+        ("hooktrail.service", Some(PROGRAM)),
+        ("hooktrail.socket", None),
+        ("hooktrail-backup.service", Some(PROGRAM)),
+        ("hooktrail-backup.timer", None),
+        ("hooktrail-litestream.service", Some("/usr/local/bin/litestream")),
+        ("hooktrail-restore-drill.service", Some("/usr/local/bin/hooktrail-restore-drill")),
+        ("hooktrail-restore-drill.timer", None),
     ];
-    let units = names.map(|name| {
-        let unit = unit_text(name);
-        let has_program = unit.contains(&format!("ExecStart={PROGRAM} "));
-        assert_eq!(has_program, name.ends_with(".service"), "{name}");
+    let units = names.map(|(name, program)| {
+        let mut unit = unit_text(name);
+        if let Some(program) = program {
+            let start = format!("ExecStart={program} ");
+            assert!(unit.contains(&start), "{name}");
+            unit =
+                unit.replace(&start, concat!("ExecStart=", env!("CARGO_BIN_EXE_hooktrail"), " "));
+        }
         let copy = folder.path().join(name);
-        fs::write(&copy, unit.replace(PROGRAM, env!("CARGO_BIN_EXE_hooktrail"))).unwrap();
+        fs::write(&copy, unit).unwrap();
         copy
     });
     let units = units.each_ref().map(PathBuf::as_path);

@@ -258,6 +258,11 @@ const ILLUSTRATIONS: &[(&str, &str, &str)] = &[
     ),
     (
         "docs/operations.md",
+        "restored: 412 MiB in 9 s",
+        "an output for a large database; litestream.rs compares its form",
+    ),
+    (
+        "docs/operations.md",
         "/var/lib/hooktrail/hooktrail.db: verified, nothing is wrong",
         "an output for installed files; backup.rs compares its form",
     ),
