@@ -11,6 +11,7 @@ use super::output;
 use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store};
 use crate::config::LoadedConfig;
+use crate::process;
 use crate::store::verify::{self, CHECKS, Problem};
 
 /// Arguments of `verify`.
@@ -26,35 +27,32 @@ pub struct VerifyArgs {
 
 /// Checks a database and prints the problems. Exits with 1 if there are any.
 pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError> {
-    let (conn, path) = match &args.file {
-        Some(file) => {
-            (verify::open(file).with_context(|| format!("{}", file.display()))?, file.clone())
-        }
-        None => {
-            let store = open_store(loaded)?;
-            (store.conn, store.path)
-        }
+    let path = args.file.as_ref().unwrap_or(&loaded.config.store.path).display().to_string();
+    let open = || match &args.file {
+        Some(file) => verify::open(file),
+        None => Ok(open_store(loaded).map_err(|error| anyhow::anyhow!(error.text))?.conn),
     };
+    // The first error of a database that cannot be opened is printed once.
+    let first = match &args.file {
+        Some(_) => open().with_context(|| path.clone())?,
+        None => open_store(loaded)?.conn,
+    };
+    process::lower_priority();
     let interruption = Interruption::watch()?;
     let mut line = ProgressLine::new();
-    let mut problems = Vec::new();
-    let mut is_damaged = false;
-    for (index, check) in CHECKS.iter().enumerate() {
-        if interruption.control_flow().is_break() || is_damaged {
-            break;
-        }
-        line.update(|| format!("check {} of {}: {}", index + 1, CHECKS.len(), check.name));
-        let found = check.run(&conn).with_context(|| format!("{}", path.display()))?;
-        // The other checks would report the same damage again.
-        is_damaged = index == 0 && found.is_some();
-        problems.extend(found);
-    }
+    let found = verify::run_all(first, open, &mut |begun| {
+        let name =
+            begun.checked_sub(1).and_then(|last| CHECKS.get(last)).map_or("", |check| check.name);
+        line.update(|| format!("check {begun} of {}: {name}", CHECKS.len()));
+        interruption.control_flow()
+    });
     line.clear();
+    let found = found.with_context(|| path.clone())?;
     if interruption.control_flow().is_break() {
         return Err(super::user_error("interrupted: the database is not verified"));
     }
-    print(&path.display().to_string(), &problems, args.json)?;
-    match problems.is_empty() {
+    print(&path, &found, args.json)?;
+    match found.is_empty() {
         true => Ok(()),
         false => Err(ExitError { code: 1, text: String::new() }),
     }

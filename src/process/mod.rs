@@ -53,6 +53,15 @@ pub fn forbid_inspection() -> std::io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// Lets a server on the same machine have precedence over this command.
+pub fn lower_priority() {
+    // If the system refuses, the command only takes its share.
+    let _ = rustix::process::nice(COMMAND_NICE);
+}
+
+/// Added to the nice value of a command that takes long.
+const COMMAND_NICE: i32 = 10;
+
 /// The time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 

@@ -189,6 +189,18 @@ impl BacklogTask {
         }
     }
 
+    /// Returns what fails if the database rejects the task, for the log.
+    pub(super) fn problem(&self) -> &'static str {
+        match &self.kind {
+            TaskKind::Event(_) | TaskKind::ReplaceJob(..) | TaskKind::Resumed(_) => {
+                "jobs could not be inserted"
+            }
+            TaskKind::DeadJobRetry(_) => "dead jobs could not be retried",
+            TaskKind::KeyPurge => "expired keys could not be deleted",
+            TaskKind::Retention(..) => "events could not be removed",
+        }
+    }
+
     /// Splits a task that the database rejected into the removal of its hidden rows and the
     /// follow-up.
     pub(super) fn into_failure(self) -> (Option<BacklogTask>, FailedTask) {

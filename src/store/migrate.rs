@@ -229,14 +229,26 @@ impl Unreadable {
         }
     }
 
-    /// What to do if `store.path` names the file.
-    fn remedy(&self) -> &'static str {
+    /// What to do if `store.path` names the file `path`.
+    fn remedy(&self, path: &Path) -> String {
         match self {
             Self::PreRelease => {
                 "name a new file in store.path, and let the old build finish its queued jobs"
+                    .to_owned()
             }
-            Self::OtherProgram => "name a file of Hooktrail's own in store.path",
-            Self::Newer { .. } => "run the newer hooktrail that wrote it",
+            Self::OtherProgram => "name a file of Hooktrail's own in store.path".to_owned(),
+            Self::Newer { known, .. } => {
+                let run = "run the newer hooktrail that wrote it".to_owned();
+                let copies = (1..=*known).rev().map(|version| copy_before_migration(path, version));
+                match copies.into_iter().find(|copy| copy.is_file()) {
+                    Some(copy) => format!(
+                        "{run}, or go back to the copy from before its migration, without what arrived since: \
+                         `hooktrail restore --force {}`",
+                        copy.display()
+                    ),
+                    None => run,
+                }
+            }
         }
     }
 }
@@ -317,7 +329,7 @@ fn open_without_checkpoint(path: &Path) -> rusqlite::Result<Connection> {
 fn check_application_id(path: &Path, max_version: i64) -> anyhow::Result<bool> {
     let conn = open_without_checkpoint(path)?;
     if let Some(reason) = find_unreadable(&conn, max_version)? {
-        anyhow::bail!("{}: {}", reason.finding(), reason.remedy());
+        anyhow::bail!("{}: {}", reason.finding(), reason.remedy(path));
     }
     Ok(conn.is_readonly("main")?)
 }
@@ -445,9 +457,14 @@ fn run_steps(
     Ok(())
 }
 
+/// The copy of a database that a migration from `version` makes first.
+fn copy_before_migration(path: &Path, version: i64) -> PathBuf {
+    open_files::with_suffix(path, &format!(".v{version}"))
+}
+
 /// Copies the file before the first migration, if there is space for two copies.
 fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Option<PathBuf>> {
-    let copy = open_files::with_suffix(path, &format!(".v{version}"));
+    let copy = copy_before_migration(path, version);
     let needed = fs::metadata(path)?.len() + super::wal_bytes(path);
     if super::free_bytes(path)? < needed * 2 {
         log::warn!("{}: not enough free space for a copy before the migration", path.display());

@@ -1,9 +1,14 @@
 //! Checks a database: that SQLite can read all of it, and that its rows do not contradict each other or what the
 //! server promises.
 
+use std::num::NonZero;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use const_format::formatcp;
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
 
 use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED};
@@ -14,6 +19,15 @@ const MAX_NAMED: usize = 5;
 
 /// Damaged places that SQLite reports at most.
 const MAX_DAMAGED: usize = 20;
+
+/// Checks that run at once. More would take the disk from the server.
+const MAX_THREADS: usize = 3;
+
+/// The page cache of each, negative for KiB (<https://www.sqlite.org/pragma.html#pragma_cache_size>).
+const CACHE_KIB: i64 = -32 * 1024;
+
+/// How often the progress is shown.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Rows that contradict a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +101,54 @@ pub fn open(backup: &Path) -> anyhow::Result<Connection> {
     let conn = open_unused(backup)?;
     check_is_ours(&conn)?;
     Ok(conn)
+}
+
+/// Runs all checks, several at once on a connection each. `open` makes further connections. `on_progress` gets how many
+/// have begun, and may end them.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn run_all(
+    first: Connection,
+    open: impl Fn() -> anyhow::Result<Connection>,
+    on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+) -> anyhow::Result<Vec<Problem>> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let mut connections = vec![first];
+    for _ in 1..threads {
+        connections.push(open()?);
+    }
+    let (begun, is_ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let results: Vec<Mutex<Option<Problem>>> = CHECKS.iter().map(|_| Mutex::default()).collect();
+    let run = |conn: &Connection| -> anyhow::Result<()> {
+        conn.pragma_update(None, "cache_size", CACHE_KIB)?;
+        while !is_ended.load(Ordering::Relaxed) {
+            let index = begun.fetch_add(1, Ordering::Relaxed);
+            let Some(check) = CHECKS.get(index) else { break };
+            *results[index].lock() = check.run(conn)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            connections.into_iter().map(|conn| scope.spawn(move || run(&conn))).collect();
+        while running.iter().any(|thread| !thread.is_finished()) {
+            if on_progress(begun.load(Ordering::Relaxed).min(CHECKS.len())).is_break() {
+                is_ended.store(true, Ordering::Relaxed);
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        running.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    let mut found: Vec<Option<Problem>> = results.into_iter().map(Mutex::into_inner).collect();
+    // The other checks report the same damage again, or what follows from it.
+    if found.first().is_some_and(Option::is_some) {
+        found.truncate(1);
+    }
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// All checks. The first one reads each page and each index; the others rely on it.

@@ -358,8 +358,8 @@ impl Writer {
                     self.backlog.roll_back();
                     return self.handle_error(&e);
                 }
-                log::error!("a task between two groups failed: {e}");
                 let Some(failed) = self.backlog.fail_task() else { return };
+                log::error!("{}: {e}", failed.problem);
                 match failed.follow_up {
                     FailedTask::Event => {
                         self.inputs.deferrals.reset(failed.source, failed.remaining)

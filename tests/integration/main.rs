@@ -68,4 +68,5 @@ mod support;
 mod systemd;
 mod tmpfs;
 mod unprivileged;
+mod upgrades;
 mod url_handlers;

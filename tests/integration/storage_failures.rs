@@ -151,6 +151,25 @@ fn a_database_of_a_newer_version_is_rejected_and_unchanged() {
 }
 
 #[test]
+fn after_a_downgrade_the_error_names_the_copy_from_before_the_migration_and_its_restore_works() {
+    let mut server = scenario().source("a", "").start();
+    server.post("/hooks/a", "kept");
+    assert_eq!(server.stop(), Some(0));
+    // What a migration to a later version leaves.
+    assert!(server.cli(&["backup", "t.db.v1"]).status.success());
+    server.open_database().execute_batch("pragma user_version = 2; drop table events").unwrap();
+    let output = server.cli(&["serve"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let (_, command) = text.split_once("`hooktrail ").expect("a command");
+    let command: Vec<&str> = command.split('`').next().unwrap().split(' ').collect();
+    let restored = server.cli(&command);
+    assert!(restored.status.success(), "{command:?}: {}", stderr(&restored));
+    server.start();
+    assert_eq!(server.column("select body from events"), ["kept"]);
+}
+
+#[test]
 fn a_truncated_database_is_rejected_and_unchanged() {
     let error = serve_with_database_file(|path| {
         let conn = Connection::open(path).expect("a database");

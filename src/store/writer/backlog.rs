@@ -48,6 +48,8 @@ struct BacklogStep {
 
 /// The outcome of a task that the database rejected.
 pub(super) struct FailedStep {
+    /// What could not be done, for the log.
+    pub problem: &'static str,
     pub source: SourceId,
     pub follow_up: FailedTask,
     /// Tasks of deferred events that are left in the queue.
@@ -132,14 +134,16 @@ impl Backlog {
     pub fn fail_task(&mut self) -> Option<FailedStep> {
         let BacklogStep { key, ended, .. } = self.step.take()?;
         let queue = self.queues.get_mut(&key)?;
-        let (removal, follow_up) = queue.remove(ended)?.into_failure();
+        let task = queue.remove(ended)?;
+        let problem = task.problem();
+        let (removal, follow_up) = task.into_failure();
         queue.retain(|task| !task.is_inserting_event());
         let remaining = queue.iter().filter(|task| task.is_event_task()).count();
         self.rotate(key);
         if let Some(removal) = removal {
             self.push(removal);
         }
-        Some(FailedStep { source: key.0, follow_up, remaining })
+        Some(FailedStep { problem, source: key.0, follow_up, remaining })
     }
 
     /// Gives the turn to the next queue.

@@ -295,6 +295,17 @@ impl Server {
         self.child.as_mut().and_then(|child| child.try_wait().expect("the state"))?.code()
     }
 
+    /// Whether the server has ended, by itself or by a signal.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("a started server");
+        child.try_wait().expect("the state").is_some()
+    }
+
+    /// Starts the server itself from now on, without the command of `wrapped_by`.
+    pub fn remove_wrapper(&mut self) {
+        self.scenario.wrapper.clear();
+    }
+
     /// Waits until the server ends and returns its exit code.
     pub fn wait_for_exit(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("a running server");
