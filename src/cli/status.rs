@@ -85,7 +85,10 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                     ));
                 }
                 let found_rest = retention::load_rest(&store.conn, store.clock.now_ms())?;
-                rest = found_rest.map(|rest| {
+                let rules = retention::load_rules(&store.conn, |source| {
+                    loaded.config.retention_of(source)
+                })?;
+                rest = found_rest.filter(|_| !rules.is_empty()).map(|rest| {
                     let until_ms = store.clock.to_wall_ms(rest.until_ms);
                     (rest, until_ms)
                 });

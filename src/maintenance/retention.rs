@@ -122,10 +122,13 @@ impl RetentionWorker {
         let now = self.inputs.clock.anchor();
         let reason = find_clock_break(&self.anchor, &now);
         self.anchor = now;
-        let Some(reason) = reason.filter(|_| has_rules) else { return };
+        let Some(reason) = reason else { return };
         let rest = Rest::new(self.inputs.clock.now_ms(), reason);
         self.inputs.writer.send(Operation::RestRetention(rest.clone()));
-        self.log_rest(&rest);
+        // A reload may bring a rule during the rest.
+        if has_rules {
+            self.log_rest(&rest);
+        }
         self.rest = Some(rest);
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::audit::{self, AuditEntry};
-use super::chunked_writes::{ChunkedWriter, MAX_SLICE};
+use super::chunked_writes::ChunkedWriter;
 use super::retention::{
     RemovedPart, continue_removal, cut_free_pages, find_settled, start_removal,
 };
@@ -23,9 +23,6 @@ const UNFINISHED: &str = "erasure_unfinished";
 
 /// How long the WAL is tried to be cut while others read it.
 const MAX_TRUNCATION_TIME: Duration = Duration::from_secs(30);
-
-/// Rows that one transaction changes at most.
-const MAX_ROWS: usize = 1000;
 
 /// What `erase` did with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +77,9 @@ impl<'s> Erasure<'s> {
             return Ok(if is_missing { ErasedEvent::Missing } else { ErasedEvent::Unsettled });
         };
         self.audit_row = Some(row);
-        while !self
-            .writer
-            .write_chunk(|tx, _| Ok(continue_removal(tx.conn, event, &mut budget())?.is_done))?
-        {
-        }
+        while !self.writer.write_chunk(|tx, _| {
+            Ok(continue_removal(tx.conn, event, &mut RowBudget::of_command())?.is_done)
+        })? {}
         Ok(ErasedEvent::Erased)
     }
 
@@ -93,7 +88,8 @@ impl<'s> Erasure<'s> {
     /// # Errors
     /// The write failed.
     pub fn cut_free_pages(&mut self) -> anyhow::Result<bool> {
-        self.writer.write_chunk(|tx, _| Ok(cut_free_pages(tx.conn, &mut budget(), 0)?))
+        self.writer
+            .write_chunk(|tx, _| Ok(cut_free_pages(tx.conn, &mut RowBudget::of_command(), 0)?))
     }
 
     /// Cuts the WAL to nothing, which completes the erasure.
@@ -129,10 +125,6 @@ fn is_cut(result: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
         Err(e) if super::classify(&e) == super::ErrorKind::Busy => Ok(false),
         result => result,
     }
-}
-
-fn budget() -> RowBudget {
-    RowBudget { rows: MAX_ROWS, bytes: usize::MAX, deadline: Instant::now() + MAX_SLICE }
 }
 
 /// Returns whether an erasure ended before it was complete.

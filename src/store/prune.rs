@@ -1,18 +1,13 @@
 //! `prune`: applies rules by hand, in transactions that are as short as those of other commands.
 
-use std::time::Instant;
-
 use super::Store;
 use super::audit::{self, AuditEntry};
 use super::checkpoint;
-use super::chunked_writes::{ChunkedWriter, MAX_SLICE};
+use super::chunked_writes::ChunkedWriter;
 use super::retention::{
     BatchProgress, RetentionBatch, apply_batch, finish_removals, return_free_pages,
 };
 use super::row_budget::RowBudget;
-
-/// Rows that one transaction changes at most.
-const MAX_ROWS: usize = 1000;
 
 /// A prune in progress.
 #[derive(Debug)]
@@ -39,7 +34,7 @@ impl<'s> Prune<'s> {
         while !progress.is_done {
             let (entry, audit_row) = (&self.entry, self.audit_row);
             let (done, row) = self.writer.write_chunk(|tx, _| {
-                let done = apply_batch(tx, batch, progress, &mut budget())?;
+                let done = apply_batch(tx, batch, progress, &mut RowBudget::of_command())?;
                 let jobs = i64::try_from(done.jobs - progress.jobs)?;
                 let has_removed = done.events > progress.events || jobs > 0;
                 let row = match has_removed {
@@ -59,7 +54,11 @@ impl<'s> Prune<'s> {
     /// # Errors
     /// The write failed.
     pub fn finish_removals(&mut self) -> anyhow::Result<()> {
-        while !self.writer.write_chunk(|tx, _| Ok(finish_removals(tx.conn, &mut budget())?))? {}
+        while !self
+            .writer
+            .write_chunk(|tx, _| Ok(finish_removals(tx.conn, &mut RowBudget::of_command())?))?
+        {
+        }
         Ok(())
     }
 
@@ -68,8 +67,9 @@ impl<'s> Prune<'s> {
     /// # Errors
     /// The write failed.
     pub fn return_free_pages(&mut self) -> anyhow::Result<bool> {
-        let is_done =
-            self.writer.write_chunk(|tx, _| Ok(return_free_pages(tx.conn, &mut budget())?))?;
+        let is_done = self
+            .writer
+            .write_chunk(|tx, _| Ok(return_free_pages(tx.conn, &mut RowBudget::of_command())?))?;
         self.checkpoint_without_server()?;
         Ok(is_done)
     }
@@ -84,8 +84,4 @@ impl<'s> Prune<'s> {
         }
         Ok(())
     }
-}
-
-fn budget() -> RowBudget {
-    RowBudget { rows: MAX_ROWS, bytes: usize::MAX, deadline: Instant::now() + MAX_SLICE }
 }

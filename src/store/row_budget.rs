@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::chunked_writes::MAX_SLICE;
+
 /// The rows, bytes and time that a transaction has left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowBudget {
@@ -10,7 +12,16 @@ pub(super) struct RowBudget {
     pub deadline: Instant,
 }
 
+/// Rows that one transaction of a command changes at most.
+const MAX_COMMAND_ROWS: usize = 1000;
+
 impl RowBudget {
+    /// The budget of a transaction of the command line.
+    pub fn of_command() -> Self {
+        let deadline = Instant::now() + MAX_SLICE;
+        Self { rows: MAX_COMMAND_ROWS, bytes: usize::MAX, deadline }
+    }
+
     pub fn spend(&mut self, rows: usize, bytes: usize) {
         self.rows = self.rows.saturating_sub(rows);
         self.bytes = self.bytes.saturating_sub(bytes);

@@ -2,12 +2,7 @@
 
 use std::fs;
 
-use crate::support::server::{Server, scenario, stderr, stdout, until};
-
-fn run(server: &Server, args: &[&str]) -> (Option<i32>, String) {
-    let output = server.cli(args);
-    (output.status.code(), format!("{}{}", stdout(&output), stderr(&output)))
-}
+use crate::support::server::{Server, scenario, until};
 
 /// The files of the database in which a text stands.
 fn files_with(server: &Server, text: &str) -> Vec<String> {
@@ -62,12 +57,12 @@ fn nothing_of_an_erased_event_is_left_in_the_files_while_the_server_runs() {
     let before = server.value(trail);
 
     let condition = r#".first == "Secret-Ada""#;
-    let (code, text) = run(&server, &["erase", "--where", condition, "--dry-run"]);
+    let (code, text) = server.cli_text(&["erase", "--where", condition, "--dry-run"]);
     assert_eq!((code, text.as_str()), (Some(0), "would erase 6 events: 2, 6, 10, 14, 18, 22\n"));
-    let (code, text) = run(&server, &["erase", "--where", condition]);
+    let (code, text) = server.cli_text(&["erase", "--where", condition]);
     assert_eq!(code, Some(2), "{text}");
     let (code, text) =
-        run(&server, &["erase", "--where", condition, "--yes", "--reason", "request 17"]);
+        server.cli_text(&["erase", "--where", condition, "--yes", "--reason", "request 17"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
         text.starts_with("erased 6 events: 2, 6, 10, 14, 18, 22\nnot changed: backups"),
@@ -87,9 +82,9 @@ fn nothing_of_an_erased_event_is_left_in_the_files_while_the_server_runs() {
         server.column("select distinct detail from outcomes where event = 2 order by 1"),
         ["exit 0", "exit 65"]
     );
-    assert!(run(&server, &["show", "2"]).1.contains("were removed"));
-    assert_eq!(run(&server, &["verify"]).0, Some(0));
-    assert_eq!(run(&server, &["status"]).0, Some(0), "{}", run(&server, &["status"]).1);
+    assert!(server.cli_text(&["show", "2"]).1.contains("were removed"));
+    assert_eq!(server.cli_text(&["verify"]).0, Some(0));
+    assert_eq!(server.cli_text(&["status"]).0, Some(0), "{}", server.cli_text(&["status"]).1);
     // It goes on as before.
     let headers = "Content-Type: application/json\r\nX-Delivery: d1\r\n";
     let again = server.request("POST", "/hooks/a", headers, body(1, "Secret-Ada", 0).as_bytes());
@@ -111,7 +106,7 @@ fn an_event_that_is_not_settled_or_on_which_the_expression_fails_is_left_and_nam
     server.post("/hooks/b", r#"{"id":1}"#);
     server.post("/hooks/a", r#"{"id":2}"#);
     server.until("select count(*) from trail where succeeded = 1", "3");
-    let (code, text) = run(&server, &["erase", "--where", ".id == 1", "--yes"]);
+    let (code, text) = server.cli_text(&["erase", "--where", ".id == 1", "--yes"]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("erased 1 event: 1\n"), "{text}");
     assert!(text.contains("event 2: it is left, because the expression fails: when: "), "{text}");
@@ -121,14 +116,14 @@ fn an_event_that_is_not_settled_or_on_which_the_expression_fails_is_left_and_nam
     );
     assert_eq!(server.column("select id from events where body is null"), ["1"]);
 
-    assert_eq!(run(&server, &["cancel", "--event", "3", "--yes"]).0, Some(0));
+    assert_eq!(server.cli_text(&["cancel", "--event", "3", "--yes"]).0, Some(0));
     // A copy that the command cannot reach, and no server.
     assert_eq!(server.stop(), Some(0));
     server.write_file("t.replaced-20261129T113042Z.db", "");
-    let (code, text) = run(&server, &["erase", "3"]);
+    let (code, text) = server.cli_text(&["erase", "3"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("t.replaced-20261129T113042Z.db\n"), "{text}");
-    let (code, text) = run(&server, &["erase", "--where", "true", "--yes", "--json"]);
+    let (code, text) = server.cli_text(&["erase", "--where", "true", "--yes", "--json"]);
     assert_eq!(code, Some(0), "{text}");
     let object: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(
@@ -142,7 +137,7 @@ fn an_event_that_is_not_settled_or_on_which_the_expression_fails_is_left_and_nam
         (&["erase", "--where", ".id =", "--yes"], 2, "--where: line 1, column"),
         (&["erase", "1-3"], 2, "there is no terminal to ask on"),
     ] {
-        let (found, text) = run(&server, args);
+        let (found, text) = server.cli_text(args);
         assert_eq!((found, text.contains(expected)), (Some(code), true), "{args:?}: {text}");
     }
 }
@@ -160,8 +155,8 @@ fn an_interrupted_erasure_is_a_problem_until_it_is_run_again() {
     command.0.kill().unwrap();
     command.0.wait().unwrap();
     reader.execute_batch("ROLLBACK").unwrap();
-    until("status says so", || run(&server, &["status"]).1.contains("an `erase` did not end"));
-    assert_eq!(run(&server, &["erase", "1"]).0, Some(0));
-    assert_eq!(run(&server, &["status"]).0, Some(0));
+    until("status says so", || server.cli_text(&["status"]).1.contains("an `erase` did not end"));
+    assert_eq!(server.cli_text(&["erase", "1"]).0, Some(0));
+    assert_eq!(server.cli_text(&["status"]).0, Some(0));
     assert_eq!(files_with(&server, "Secret-Ada"), [""; 0]);
 }

@@ -2,16 +2,11 @@
 
 use std::fs;
 
-use crate::support::server::{Server, scenario, stderr, stdout, stopped_server_with_jobs, until};
+use crate::support::server::{Server, scenario, stopped_server_with_jobs, until};
 
 /// A server with a source whose events have this `retention`, and a handler that succeeds.
 fn server_with(retention: &str) -> Server {
     scenario().source("a", &format!("retention = {retention}")).handler("h", "", "echo out").start()
-}
-
-fn exit_code_and_text(server: &Server, args: &[&str]) -> (Option<i32>, String) {
-    let output = server.cli(args);
-    (output.status.code(), format!("{}{}", stdout(&output), stderr(&output)))
 }
 
 #[test]
@@ -29,7 +24,7 @@ fn the_server_removes_events_and_the_file_shrinks_while_it_runs() {
     until("the file shrinks", || fs::metadata(&file).unwrap().len() < 2_000_000);
     until("the log says so", || server.log().contains("retention removed "));
     assert_eq!(server.post("/hooks/a", "x").event_id(), 31);
-    assert_eq!(exit_code_and_text(&server, &["verify"]).0, Some(0));
+    assert_eq!(server.cli_text(&["verify"]).0, Some(0));
 }
 
 #[test]
@@ -50,10 +45,10 @@ fn an_event_whose_body_is_removed_is_shown_and_refused_by_name() {
         &["check", "--event", "1"],
         &["show", "1", "--body"],
     ] {
-        let (code, text) = exit_code_and_text(&server, args);
+        let (code, text) = server.cli_text(args);
         assert_eq!((code, text.contains(refused)), (Some(1), true), "{args:?}: {text}");
     }
-    let (code, shown) = exit_code_and_text(&server, &["show", "1"]);
+    let (code, shown) = server.cli_text(&["show", "1"]);
     assert_eq!(code, Some(0));
     assert!(shown.contains("(the headers and the body of 7 bytes were removed)"), "{shown}");
     assert!(
@@ -63,7 +58,7 @@ fn an_event_whose_body_is_removed_is_shown_and_refused_by_name() {
     let object = &server.json_lines(&["show", "1", "--json"])[0];
     assert_eq!((&object["bytes"], &object["body_removed"]), (&7.into(), &true.into()));
     assert!(object["body"].is_null());
-    assert_eq!(exit_code_and_text(&server, &["verify"]).0, Some(0));
+    assert_eq!(server.cli_text(&["verify"]).0, Some(0));
 }
 
 #[test]
@@ -76,7 +71,7 @@ fn a_duplicate_of_a_removed_event_is_answered_like_the_first() {
     server.until("select count(*) from events", "0");
     let second = server.post("/hooks/a", "once");
     assert_eq!((second.status, second.body.as_str()), (202, r#"{"event":1,"duplicate":true}"#));
-    assert_eq!(exit_code_and_text(&server, &["verify"]).0, Some(0));
+    assert_eq!(server.cli_text(&["verify"]).0, Some(0));
 }
 
 #[test]
@@ -116,14 +111,14 @@ fn the_rules_rest_for_a_day_after_a_gap_in_the_trail_and_over_restarts() {
             server.start();
             until("the server says so", || server.log().contains(reason));
             until("status says so", || {
-                let (code, text) = exit_code_and_text(&server, &["status"]);
+                let (code, text) = server.cli_text(&["status"]);
                 code == Some(0) && text.contains(&format!("because {reason}"))
             });
             assert_eq!(server.stop(), Some(0));
         }
         assert_eq!(server.value("select count(*) from events"), "1");
         // A person decides.
-        assert_eq!(exit_code_and_text(&server, &["prune", "--yes"]).0, Some(0));
+        assert_eq!(server.cli_text(&["prune", "--yes"]).0, Some(0));
         assert_eq!(server.value("select count(*) from events"), "0");
     }
 }
@@ -143,7 +138,7 @@ fn a_killed_server_completes_what_it_began() {
         until("some events are removed", || gone(&server) > before);
         server.kill();
         assert_eq!(
-            exit_code_and_text(&server, &["verify"]),
+            server.cli_text(&["verify"]),
             (
                 Some(0),
                 format!(
@@ -170,7 +165,7 @@ fn prune_removes_what_settled_before_a_time() {
     )
     .unwrap();
     let before = ["--before", "2026-09-22T00:00:00Z"];
-    let run = |more: &[&str]| exit_code_and_text(&server, &[&["prune"][..], more].concat());
+    let run = |more: &[&str]| server.cli_text(&[&["prune"][..], more].concat());
     let planned = run(&[&before[..], &["--dry-run"]].concat());
     let kept = "kept 51 that settled later or have not, or that a dead job protects\n";
     assert_eq!(planned, (Some(0), format!("would remove 449 events\n{kept}")));
@@ -215,7 +210,7 @@ fn prune_applies_the_rules_of_config_toml_beside_a_running_server() {
              UPDATE jobs SET ended_at = ended_at - 400 * 86400000 WHERE event = 3;",
         )
         .unwrap();
-    assert_eq!(exit_code_and_text(&server, &["prune", "--yes"]).0, Some(0));
+    assert_eq!(server.cli_text(&["prune", "--yes"]).0, Some(0));
     server
         .until("select group_concat(id || ':' || (body is null), ' ') from events", "2:1 3:1 4:0");
 }

@@ -12,6 +12,9 @@ use super::{RemovedPart, RetentionRule, SeenEvent};
 /// The writer does not read more jobs than this again.
 const MAX_JOBS_READ_AGAIN: usize = 2000;
 
+/// A rule looks at an event again after this time at the earliest, however short its duration is.
+const MIN_WAIT_MS: i64 = 5000;
+
 /// What a rule does with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Assessment {
@@ -198,8 +201,9 @@ fn decide(
     jobs: &JobFacts,
     now_ms: i64,
 ) -> Assessment {
+    let later_ms = now_ms + (MIN_WAIT_MS - rule.keep_ms).max(0);
     if facts.is_pending || jobs.has_unfinished {
-        return Assessment::Wait { since_ms: now_ms };
+        return Assessment::Wait { since_ms: later_ms };
     }
     let settled_at_ms = jobs.last_ended_at_ms.unwrap_or(facts.received_at_ms);
     if settled_at_ms > now_ms - rule.keep_ms {
@@ -210,7 +214,8 @@ fn decide(
         let until_ms = rule.keep_dead_ms.map(|keep_ms| died_at_ms.saturating_add(keep_ms));
         if until_ms.is_none_or(|until_ms| until_ms > now_ms) {
             // `cancel` may dismiss the job before.
-            let since_ms = until_ms.map_or(now_ms, |until_ms| now_ms.min(until_ms - rule.keep_ms));
+            let since_ms =
+                until_ms.map_or(later_ms, |until_ms| later_ms.min(until_ms - rule.keep_ms));
             return Assessment::Wait { since_ms };
         }
     }
@@ -223,19 +228,26 @@ mod tests {
     use crate::domain::SourceId;
 
     const NOW: i64 = 1_000_000;
+    const KEEP: i64 = 10_000;
 
-    fn decision(keep_dead_ms: Option<i64>, jobs: JobFacts) -> Assessment {
+    fn rule(keep_dead_ms: Option<i64>) -> RetentionRule {
         let part = RemovedPart::Event;
-        let rule = RetentionRule { source: SourceId(1), part, keep_ms: 1000, keep_dead_ms };
-        let facts = EventFacts {
-            received_at_ms: NOW - 5000,
+        RetentionRule { source: SourceId(1), part, keep_ms: KEEP, keep_dead_ms }
+    }
+
+    fn facts() -> EventFacts {
+        EventFacts {
+            received_at_ms: NOW - 50_000,
             first_job: 7,
             last_job: 7,
             has_body: true,
             is_pending: false,
             has_appended: false,
-        };
-        decide(&rule, 3, &facts, &jobs, NOW)
+        }
+    }
+
+    fn decision(keep_dead_ms: Option<i64>, jobs: JobFacts) -> Assessment {
+        decide(&rule(keep_dead_ms), 3, &facts(), &jobs, NOW)
     }
 
     fn ended(at_ms: i64) -> JobFacts {
@@ -252,27 +264,35 @@ mod tests {
 
     #[test]
     fn the_duration_counts_from_the_end_of_the_last_job() {
-        assert!(is_removed(decision(None, ended(NOW - 1000))));
-        assert_eq!(decision(None, ended(NOW - 999)), Assessment::Wait { since_ms: NOW - 999 });
+        assert!(is_removed(decision(None, ended(NOW - KEEP))));
+        assert_eq!(decision(None, ended(NOW - 9999)), Assessment::Wait { since_ms: NOW - 9999 });
         assert!(is_removed(decision(None, JobFacts::default())));
     }
 
     #[test]
     fn an_unfinished_job_protects_its_event() {
-        let jobs = JobFacts { has_unfinished: true, ..ended(NOW - 9000) };
+        let jobs = JobFacts { has_unfinished: true, ..ended(NOW - 90_000) };
         assert_eq!(decision(Some(0), jobs), Assessment::Wait { since_ms: NOW });
     }
 
     #[test]
     fn a_dead_job_protects_its_event_for_its_own_duration() {
-        assert_eq!(decision(None, died(NOW - 9000)), Assessment::Wait { since_ms: NOW });
-        assert!(is_removed(decision(Some(9000), died(NOW - 9000))));
-        // It ends in 500 ms, and the rule looks again after its duration of 1000 ms.
-        assert_eq!(
-            decision(Some(9500), died(NOW - 9000)),
-            Assessment::Wait { since_ms: NOW - 500 }
-        );
-        assert_eq!(decision(Some(20_000), died(NOW - 9000)), Assessment::Wait { since_ms: NOW });
+        let died = died(NOW - 90_000);
+        assert_eq!(decision(None, died), Assessment::Wait { since_ms: NOW });
+        assert!(is_removed(decision(Some(90_000), died)));
+        // It ends in 500 ms, and the rule looks again then, after its duration.
+        let since_ms = NOW + 500 - KEEP;
+        assert_eq!(decision(Some(90_500), died), Assessment::Wait { since_ms });
+        assert_eq!(decision(Some(200_000), died), Assessment::Wait { since_ms: NOW });
+    }
+
+    #[test]
+    fn a_short_duration_does_not_make_the_rule_look_again_at_once() {
+        let mut rule = rule(None);
+        rule.keep_ms = 1;
+        let jobs = JobFacts { has_unfinished: true, ..ended(NOW - 90_000) };
+        let assessment = decide(&rule, 3, &facts(), &jobs, NOW);
+        assert_eq!(assessment, Assessment::Wait { since_ms: NOW + MIN_WAIT_MS - 1 });
     }
 
     #[test]

@@ -408,6 +408,12 @@ impl Server {
         cli(self.path(), args)
     }
 
+    /// Runs the command line in the server's folder. Returns its exit code, and what it prints.
+    pub fn cli_text(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.cli(args);
+        (output.status.code(), format!("{}{}", stdout(&output), stderr(&output)))
+    }
+
     /// Runs the command line in the server's folder on a terminal with this number of columns. Returns its text.
     pub fn cli_on_terminal(&self, columns: usize, args: &[&str]) -> String {
         let command = format!("stty cols {columns}; {HOOKTRAIL} {}", args.join(" "));
