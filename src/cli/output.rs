@@ -64,6 +64,7 @@ pub fn group_digits(count: u64) -> String {
 /// Formats a size in MiB, or in GiB from 10 GiB on.
 pub fn format_megabytes(bytes: u64) -> String {
     match bytes >> 20 {
+        0 if bytes > 0 => format!("{} KiB", bytes.div_ceil(1024)),
         mib if mib >= 10 << 10 => format!("{} GiB", mib >> 10),
         mib => format!("{mib} MiB"),
     }

@@ -14,7 +14,7 @@ use super::Store;
 use super::alerts::{AlertSignal, record_signal};
 use super::backup_schedule::{self, ScheduleChange};
 use super::database_copy::{
-    OnStep, copy_pages, create_complete, dated_name, dated_prefix, find_damage, folder,
+    OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, find_damage, folder,
     needed_bytes, part_path, set_journal_mode, sync,
 };
 use super::migrate::open_unused;
@@ -73,7 +73,8 @@ pub fn back_up(
         );
         on_step(progress)
     };
-    let last_event = create_complete(&file, |part| {
+    let replace = if can_replace { Replace::Allowed } else { Replace::Forbidden };
+    let last_event = create_complete(&file, replace, |part| {
         copy_pages(&store.conn, part, &mut on_step)?;
         leave_wal_mode(part)?;
         sync(part)?;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
 
 use super::files;
 use super::open_files::{FileId, with_suffix};
@@ -64,20 +66,29 @@ pub(super) fn part_path(target: &Path) -> PathBuf {
     with_suffix(target, ".hooktrail.part")
 }
 
+/// Whether a complete file may replace one that has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replace {
+    Allowed,
+    Forbidden,
+}
+
 /// Creates a file with the content that `write` gives it at a temporary path. An existing file at `target` is
 /// replaced at once, when the new one is complete.
 ///
 /// # Errors
-/// A write or a sync failed, or another process writes the same file. The incomplete file is removed.
+/// A write or a sync failed, another process writes the same file, or a file that must not be replaced has appeared.
+/// The incomplete file is removed.
 pub(super) fn create_complete<T>(
     target: &Path,
+    replace: Replace,
     write: impl FnOnce(&Path) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let part = part_path(target);
     let locked = lock_part(&part)?;
     let written = write(&part).and_then(|result| {
         locked.sync_all()?;
-        fs::rename(&part, target)?;
+        rename(&part, target, replace)?;
         Ok(result)
     });
     if written.is_err() {
@@ -86,6 +97,21 @@ pub(super) fn create_complete<T>(
     let result = written?;
     sync(folder(target)).context("its folder could not be synced")?;
     Ok(result)
+}
+
+fn rename(part: &Path, target: &Path, replace: Replace) -> anyhow::Result<()> {
+    if replace == Replace::Forbidden {
+        match rustix::fs::renameat_with(CWD, part, CWD, target, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => anyhow::bail!("exists: name another file, or give --force"),
+            // The file system does not know it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                anyhow::ensure!(!target.exists(), "exists: name another file, or give --force");
+            }
+            Err(e) => return Err(std::io::Error::from(e).into()),
+        }
+    }
+    Ok(fs::rename(part, target)?)
 }
 
 /// Creates an empty file, and locks it as long as it is open. A process that was killed may have left one.

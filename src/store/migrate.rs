@@ -470,7 +470,7 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
         log::warn!("{}: not enough free space for a copy before the migration", path.display());
         return Ok(None);
     }
-    database_copy::create_complete(&copy, |part| {
+    database_copy::create_complete(&copy, database_copy::Replace::Allowed, |part| {
         conn.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
         Ok(())
     })

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::database_copy::{OnStep, copy_pages, create_complete, dated_name, dated_prefix, folder};
+use super::database_copy::{
+    OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, folder,
+};
 use super::open_files::resolve;
 use super::{OpenError, files};
 use crate::clock;
@@ -94,7 +96,7 @@ pub fn free_bytes(database: &Path) -> std::io::Result<u64> {
 /// # Errors
 /// A read, a write or a sync failed. The incomplete copy is removed.
 pub fn copy(conn: &Connection, target: &Path, on_step: OnStep<'_>) -> anyhow::Result<()> {
-    create_complete(target, |part| copy_pages(conn, part, on_step))
+    create_complete(target, Replace::Allowed, |part| copy_pages(conn, part, on_step))
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::database_copy::{
-    OnStep, copy_pages, create_complete, dated_name, dated_prefix, folder, set_journal_mode, sync,
+    OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, folder,
+    set_journal_mode, sync,
 };
 use super::lock::Lock;
 use super::migrate::{check_backup, open_unused, read_meta};
@@ -82,7 +83,7 @@ pub fn restore(
     let counters = next_counters(read_counters(&from)?, old);
     // The name of the copy must not be that of a database: it would be opened with the WAL of the old one.
     let copy = with_suffix(&database, ".restored");
-    let copied = create_complete(&copy, |part| {
+    let copied = create_complete(&copy, Replace::Allowed, |part| {
         copy_pages(&from, part, on_step)?;
         prepare(part, &counters)?;
         take_owner(part, &database)
