@@ -325,6 +325,15 @@ CREATE TABLE retention_waiting (
 -- body is gone already; next_job: the next job whose rows are removed.
 CREATE TABLE partial_removals (event INTEGER PRIMARY KEY, rule INTEGER NOT NULL, next_job INTEGER NOT NULL);
 
+-- Changes to all rows of a table that a migration left for later (src/store/backfill.rs). The rows from next_id to
+-- last_id still have the earlier form.
+CREATE TABLE backfills (
+  name TEXT PRIMARY KEY,
+  first_id INTEGER NOT NULL,
+  next_id INTEGER NOT NULL,
+  last_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Rejected requests, without their bodies. count: how many identical rejections the row stands for.
 CREATE TABLE rejected_requests (
   id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use rusqlite::Connection;
 
+use super::backfill::{self, Backfill};
 use super::deferred::{self, EventJobs};
 use super::effects::DeadJobRetry;
 use super::expansions::{self, Expansion, JobRange};
@@ -41,6 +42,8 @@ enum TaskKind {
     DeadJobRetry(DeadJobRetry),
     /// Expired keys are deleted.
     KeyPurge,
+    /// The rows of a large table are migrated.
+    Backfill(Backfill),
     /// The sender is dropped when the task ends.
     Retention(RetentionStep, #[expect(dead_code)] Sender<()>),
 }
@@ -125,6 +128,10 @@ impl BacklogTask {
         Self::new(TaskKind::DeadJobRetry(retry))
     }
 
+    pub(super) fn backfill(backfill: Backfill) -> Self {
+        Self::new(TaskKind::Backfill(backfill))
+    }
+
     pub(super) fn purge_keys() -> Self {
         Self::new(TaskKind::KeyPurge)
     }
@@ -141,7 +148,7 @@ impl BacklogTask {
             TaskKind::ReplaceJob(reevaluation, _) => reevaluation.claimed.source,
             TaskKind::Resumed(expansion) => expansion.source,
             TaskKind::DeadJobRetry(retry) => retry.source,
-            TaskKind::KeyPurge | TaskKind::Retention(..) => SourceId(0),
+            TaskKind::KeyPurge | TaskKind::Backfill(_) | TaskKind::Retention(..) => SourceId(0),
         }
     }
 
@@ -154,9 +161,10 @@ impl BacklogTask {
                 (claimed.event, claimed.source, Some(claimed.claim.job))
             }
             TaskKind::Resumed(expansion) => return Some(*expansion),
-            TaskKind::DeadJobRetry(_) | TaskKind::KeyPurge | TaskKind::Retention(..) => {
-                return None;
-            }
+            TaskKind::DeadJobRetry(_)
+            | TaskKind::KeyPurge
+            | TaskKind::Backfill(_)
+            | TaskKind::Retention(..) => return None,
         };
         Some(Expansion { event, source, job })
     }
@@ -197,6 +205,7 @@ impl BacklogTask {
             }
             TaskKind::DeadJobRetry(_) => "dead jobs could not be retried",
             TaskKind::KeyPurge => "expired keys could not be deleted",
+            TaskKind::Backfill(_) => "rows could not be migrated",
             TaskKind::Retention(..) => "events could not be removed",
         }
     }
@@ -293,6 +302,7 @@ impl BacklogTask {
                 budget.spend(deleted.max(1), 0);
                 return Ok(deleted == 0);
             }
+            TaskKind::Backfill(backfill) => return backfill::step(tx.conn, backfill, budget),
             TaskKind::Retention(step, _) => {
                 budget.deadline = budget.deadline.min(Instant::now() + MAX_RETENTION_TIME);
                 return match step {

@@ -15,7 +15,7 @@ use super::alerts::{AlertSignal, record_signal};
 use super::backup_schedule::{self, ScheduleChange};
 use super::database_copy::{
     OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, find_damage, folder,
-    needed_bytes, part_path, set_journal_mode, sync,
+    leave_wal_mode, needed_bytes, part_path, sync,
 };
 use super::migrate::open_unused;
 use super::open_files::{FileId, resolve, with_suffix};
@@ -227,12 +227,6 @@ fn check_free_space(
         }
     );
     Ok(())
-}
-
-/// Makes a file that can be read without its `-wal` and `-shm`.
-fn leave_wal_mode(part: &Path) -> anyhow::Result<()> {
-    let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    set_journal_mode(&conn, "delete")
 }
 
 /// Reads a copy back. Returns the highest id of an event in it.

@@ -10,12 +10,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::row_budget::MAX_COMMAND_TIME;
 use super::transaction_end::write_directly;
 use super::write_transaction::WriteTransaction;
 use super::{BUSY_TIMEOUT, Store};
-
-/// A transaction ends after this time, its commit apart.
-pub(super) const MAX_SLICE: Duration = Duration::from_millis(10);
 
 /// Time between two transactions.
 pub(super) const PAUSE: Duration = Duration::from_millis(12);
@@ -33,7 +31,7 @@ pub struct TimeSlice(Instant);
 
 impl TimeSlice {
     pub fn has_time(self) -> bool {
-        self.0.elapsed() < MAX_SLICE
+        self.0.elapsed() < MAX_COMMAND_TIME
     }
 }
 

@@ -132,6 +132,12 @@ pub(super) fn set_journal_mode(copy: &Connection, mode: &str) -> anyhow::Result<
     Ok(())
 }
 
+/// Makes a file that can be read without its `-wal` and `-shm`.
+pub(super) fn leave_wal_mode(part: &Path) -> anyhow::Result<()> {
+    let conn = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    set_journal_mode(&conn, "delete")
+}
+
 /// Reads all pages and indexes. Returns the first damage that SQLite finds.
 pub(super) fn find_damage(copy: &Connection) -> Option<String> {
     let result = copy.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0));

@@ -16,6 +16,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+use super::backfill::{self, Backfill};
 use super::{
     OpenError, Store, chunked_writes, database_copy, files, open_files, rescue, set_pragmas,
 };
@@ -31,9 +32,15 @@ const APPLICATION_ID: i64 = 0x486b_746c;
 const PRE_RELEASE_APPLICATION_ID: i64 = 0x486b_5472;
 
 /// A migration from version n (its position, from 1) to the next.
-pub(super) type Migration = fn(&Connection) -> rusqlite::Result<()>;
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Migration {
+    /// Changes the schema, and rows of small tables, in one transaction before the server accepts events.
+    pub change: fn(&Connection) -> rusqlite::Result<()>,
+    /// Changes all rows of a large table, while the server runs.
+    pub backfill: Option<Backfill>,
+}
 
-/// To add one: write the function, append it here, and edit schema.sql to match the result.
+/// To add one: write the functions, append it here, and edit schema.sql to match the result.
 const MIGRATIONS: &[Migration] = &[];
 
 /// The version that this program reads and writes.
@@ -84,7 +91,9 @@ pub(super) fn open_with_steps(
         migrate(&conn, path, steps)?;
     }
     set_pragmas(&conn, durability)?;
-    build_store(path, conn)
+    let known = steps.iter().filter_map(|step| step.backfill);
+    let backfills = backfill::list_pending(&conn, known)?;
+    Ok(Store { backfills, ..build_store(path, conn)? })
 }
 
 /// Builds the `Store` of an open database, including the identity of its files.
@@ -93,7 +102,14 @@ fn build_store(path: &Path, conn: Connection) -> anyhow::Result<Store> {
     let configured = path;
     let path = open_files::resolve(configured)?;
     let files = Arc::new(open_files::OpenFiles::new(&path, configured)?);
-    Ok(Store { path, files, conn, clock: MonotonicClock::from_anchor(&anchor), database_id })
+    Ok(Store {
+        path,
+        files,
+        conn,
+        clock: MonotonicClock::from_anchor(&anchor),
+        database_id,
+        backfills: Vec::new(),
+    })
 }
 
 /// The access that a command needs to the database.
@@ -447,7 +463,10 @@ fn run_steps(
 ) -> anyhow::Result<()> {
     for (step, from) in steps.iter().zip(1_i64..).skip(usize::try_from(version - 1)?) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
-        step(conn)
+        (step.change)(conn)
+            .and_then(|()| {
+                step.backfill.iter().try_for_each(|backfill| backfill::register(conn, backfill))
+            })
             .and_then(|()| recreate_views(conn))
             .with_context(|| format!("the migration from schema version {from} failed"))?;
         conn.pragma_update(None, "user_version", from + 1)?;
@@ -471,8 +490,8 @@ fn back_up(conn: &Connection, path: &Path, version: i64) -> anyhow::Result<Optio
         return Ok(None);
     }
     database_copy::create_complete(&copy, database_copy::Replace::Allowed, |part| {
-        conn.execute("VACUUM INTO ?1", [part.to_string_lossy()])?;
-        Ok(())
+        database_copy::copy_pages(conn, part, &mut |_| Ok(()))?;
+        database_copy::leave_wal_mode(part)
     })
     .with_context(|| format!("{} could not be written", copy.display()))?;
     log::info!("{}: copied to {} before the migration", path.display(), copy.display());

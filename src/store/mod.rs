@@ -15,6 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub mod alerts;
 pub mod audit;
+mod backfill;
 pub mod backlog_task;
 pub mod backup;
 pub mod backup_schedule;
@@ -117,6 +118,8 @@ pub struct Store {
     pub clock: MonotonicClock,
     /// The random id of the database.
     pub database_id: String,
+    /// What migrations left for later.
+    backfills: Vec<backfill::Backfill>,
 }
 
 /// A pool of connections that only read. A connection holds a snapshot no longer than one query

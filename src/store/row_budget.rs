@@ -1,8 +1,6 @@
 //! What a transaction of the backlog may still write.
 
-use std::time::Instant;
-
-use super::chunked_writes::MAX_SLICE;
+use std::time::{Duration, Instant};
 
 /// The rows, bytes and time that a transaction has left.
 #[derive(Clone, Copy, Debug)]
@@ -12,13 +10,16 @@ pub(super) struct RowBudget {
     pub deadline: Instant,
 }
 
+/// How long one transaction of a command may change rows.
+pub(super) const MAX_COMMAND_TIME: Duration = Duration::from_millis(10);
+
 /// Rows that one transaction of a command changes at most.
 const MAX_COMMAND_ROWS: usize = 1000;
 
 impl RowBudget {
     /// The budget of a transaction of the command line.
     pub fn of_command() -> Self {
-        let deadline = Instant::now() + MAX_SLICE;
+        let deadline = Instant::now() + MAX_COMMAND_TIME;
         Self { rows: MAX_COMMAND_ROWS, bytes: usize::MAX, deadline }
     }
 

@@ -96,6 +96,7 @@ pub fn start(
         }
         backlog.push(task);
     }
+    store.backfills.iter().for_each(|backfill| backlog.push(BacklogTask::backfill(*backfill)));
     deferrals.set_counts(&cache.deferred);
     let version = data_version(&store.conn)?;
     counters.recount(&store.conn)?;

@@ -1,12 +1,17 @@
 //! An older database is migrated with all its rows; other files are rejected.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use crate::config::Durability;
+use crate::store::backfill::Backfill;
+use crate::store::backlog_task::BacklogTask;
 use crate::store::migrate::{Migration, open_with_steps};
-use crate::store::open;
+use crate::store::row_budget::RowBudget;
+use crate::store::transaction_end::write_directly;
+use crate::store::{Store, open};
 
 /// A migration as a release would add it: a table, and a column that is filled from existing rows.
 fn add_column(conn: &Connection) -> rusqlite::Result<()> {
@@ -15,6 +20,10 @@ fn add_column(conn: &Connection) -> rusqlite::Result<()> {
          UPDATE sources SET owner = 'of ' || name;
          CREATE TABLE owners (name TEXT PRIMARY KEY);",
     )
+}
+
+fn step(change: fn(&Connection) -> rusqlite::Result<()>) -> Migration {
+    Migration { change, backfill: None }
 }
 
 fn fail(conn: &Connection) -> rusqlite::Result<()> {
@@ -28,8 +37,7 @@ fn an_older_database_keeps_its_rows_in_each_migration_and_a_copy_is_made_before(
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
-    let steps: &[Migration] = &[add_column];
-    let migrated = open_with_steps(&path, Durability::Full, steps).unwrap();
+    let migrated = open_with_steps(&path, Durability::Full, &[step(add_column)]).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = migrated.conn.query_row(owner, [], |row| row.get(0)).unwrap();
     assert_eq!(owner, "of a");
@@ -52,12 +60,13 @@ fn a_migration_that_fails_leaves_the_previous_version() {
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
-    let failed = open_with_steps(&path, Durability::Full, &[add_column, fail]).unwrap_err();
+    let failed =
+        open_with_steps(&path, Durability::Full, &[step(add_column), step(fail)]).unwrap_err();
     assert!(
         format!("{failed:#}").contains("the migration from schema version 2 failed"),
         "{failed:#}"
     );
-    let kept = open_with_steps(&path, Durability::Full, &[add_column]).unwrap();
+    let kept = open_with_steps(&path, Durability::Full, &[step(add_column)]).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = kept.conn.query_row(owner, [], |row| row.get(0)).unwrap();
     assert_eq!(owner, "of a");
@@ -92,4 +101,63 @@ fn a_database_of_an_early_build_of_the_same_version_is_rejected_as_pre_release()
             crate::store::open_for_cli(&path, crate::store::Access::Read).unwrap_err().to_string();
         assert!(error.contains("was created by a pre-release build"), "{error}");
     }
+}
+
+/// A migration that changes all events, each once.
+const WITH_BACKFILL: Migration = Migration {
+    change: |conn| {
+        conn.execute_batch("ALTER TABLE events ADD COLUMN changes INTEGER NOT NULL DEFAULT 0")
+    },
+    backfill: Some(Backfill {
+        name: "changes of events",
+        table: "events",
+        change: |conn, range| {
+            let sql = "UPDATE events SET changes = changes + 1 WHERE id BETWEEN ?1 AND ?2";
+            conn.execute(sql, range).map(|_| ())
+        },
+    }),
+};
+
+/// Does some of the tasks that migrations left. Returns whether there are none left.
+fn continue_backfills(store: &Store, transactions: usize) -> bool {
+    let mut tasks: Vec<BacklogTask> =
+        store.backfills.iter().map(|backfill| BacklogTask::backfill(*backfill)).collect();
+    for _ in 0..transactions {
+        let Some(task) = tasks.first_mut() else { return true };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut budget = RowBudget { rows: 300, bytes: usize::MAX, deadline };
+        let (progress, _) = write_directly(store, |tx, _| Ok(task.step(tx, &mut budget)?)).unwrap();
+        if progress.has_ended() {
+            tasks.remove(0);
+        }
+    }
+    tasks.is_empty()
+}
+
+#[test]
+fn the_rows_of_a_large_table_are_migrated_later_each_once_and_go_on_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.db");
+    let made = open(&path, Durability::Full).unwrap();
+    let insert = "WITH RECURSIVE n (i) AS (SELECT 11 UNION ALL SELECT i + 1 FROM n WHERE i < 1010)
+        INSERT INTO events (id, uid, source, received_at, method, path, ip, headers, first_job, last_job, body)
+        SELECT i, x'', 1, 0, 'POST', '/', '', x'', 1, 0, x'' FROM n";
+    made.conn.execute(insert, []).unwrap();
+    drop(made);
+    let count = |store: &Store, changes: i64| -> i64 {
+        let sql = "SELECT count(*) FROM events WHERE changes = ?1";
+        store.conn.query_row(sql, [changes], |row| row.get(0)).unwrap()
+    };
+    let steps = &[WITH_BACKFILL];
+    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    assert_eq!(count(&store, 0), 1000);
+    assert!(!continue_backfills(&store, 2));
+    assert_eq!(count(&store, 1), 600);
+    drop(store);
+    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    assert!(continue_backfills(&store, 3));
+    assert_eq!(count(&store, 1), 1000);
+    drop(store);
+    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    assert!(store.backfills.is_empty());
 }
