@@ -62,12 +62,13 @@ pub use start_check::check_start;
 pub fn serve(file: &Path) -> Result<(), ExitError> {
     let owner = Owner::default();
     abort_on_thread_panic(owner.clone());
+    // Before all that takes time: a SIGHUP without its handler would end the process.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
     let (loaded, secrets, redactor) =
         load(file).map_err(|e| ExitError { code: 78, ..ExitError::other(e) })?;
     // A write beyond a file-size limit then fails like one on a full disk, and does not end the process.
     ignore_sigxfsz();
     let files_max = process::raise_file_limit();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
     let served = serve_until_signal(loaded, (&secrets, redactor), files_max, &mut signals, &owner);
     owner.record(if served.is_ok() { RunState::Stopped } else { RunState::Failed });
     served

@@ -195,11 +195,15 @@ fn run(
             format!("erased {} of {}", erased.len(), format_count(events.len(), "event"))
         });
     }
+    running.remove_logged_quotes()?;
     // Also after Ctrl-C: what was removed so far must not be left in the files.
     while !running.cut_free_pages()? {
         line.update(|| {
             format!("erased {}, shrinking the file", format_count(erased.len(), "event"))
         });
+    }
+    while !running.fill_gaps()? {
+        line.update(|| format!("erased {}, looking at pages", format_count(erased.len(), "event")));
     }
     running.cut_wal()?;
     Ok((erased, unsettled))

@@ -191,7 +191,13 @@ pub(super) fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Res
     let sql = "DELETE FROM deferred_events WHERE event = ?1 RETURNING job_count";
     let counted = conn.value(sql, [jobs.event])?;
     if let Some(errors) = &jobs.expression_errors {
-        conn.change("UPDATE events SET note = ?2 WHERE id = ?1", (jobs.event, errors))?;
+        // The body moves to other pages. No copy may be left in the old ones: `erase` could not reach the rest of a
+        // page that another body fills in part.
+        conn.execute_batch("PRAGMA secure_delete = ON")?;
+        let written =
+            conn.change("UPDATE events SET note = ?2 WHERE id = ?1", (jobs.event, errors));
+        conn.execute_batch("PRAGMA secure_delete = FAST")?;
+        written?;
     }
     Ok(counted)
 }

@@ -1,8 +1,9 @@
 //! `erase`: removes the content of events for good.
 //!
-//! Removed content may be left in three places: in a page that still has other rows, in a page without rows, and in the
-//! WAL. All writing connections fill the place of a removed row with zeros (`PRAGMA secure_delete`). At the end of
-//! `erase`, all pages without rows are cut off the file, and the WAL is cut to nothing.
+//! Removed content may be left in four places: where the row was, in the gap of a page that SQLite moved rows from, in a
+//! page without rows, and in the WAL. All writing connections fill the place of a removed row with zeros
+//! (`PRAGMA secure_delete`). At the end of `erase`, all pages without rows are cut off the file, the gaps of all others
+//! are filled, and the WAL is cut to nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,11 +13,12 @@ use rusqlite::Connection;
 use super::audit::{self, AuditEntry};
 use super::chunked_writes::ChunkedWriter;
 use super::retention::{
-    RemovedPart, continue_removal, cut_free_pages, find_settled, start_removal,
+    RemovedPart, continue_removal, cut_free_pages, find_settled, finish_removals,
+    remove_logged_quotes, start_removal,
 };
 use super::row_budget::RowBudget;
 use super::statements::Statements;
-use super::{Store, checkpoint, database_copy, open_files};
+use super::{Store, checkpoint, database_copy, open_files, page_gaps};
 
 /// The row of `meta` that exists while an erasure is not complete.
 const UNFINISHED: &str = "erasure_unfinished";
@@ -42,6 +44,8 @@ pub struct Erasure<'s> {
     entry: AuditEntry,
     /// The row of its audit entry, after the first transaction.
     audit_row: Option<i64>,
+    /// The next page whose gap is filled.
+    next_page: i64,
 }
 
 impl<'s> Erasure<'s> {
@@ -52,7 +56,13 @@ impl<'s> Erasure<'s> {
     pub fn new(store: &'s Store, entry: AuditEntry) -> anyhow::Result<Self> {
         // Pages without rows, too: this connection may write more pages for that.
         store.conn.query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))?;
-        Ok(Self { store, writer: ChunkedWriter::new(store), entry, audit_row: None })
+        let mut writer = ChunkedWriter::new(store);
+        // An erasure that was killed has begun with these.
+        while !writer
+            .write_chunk(|tx, _| Ok(finish_removals(tx.conn, &mut RowBudget::of_command())?))?
+        {
+        }
+        Ok(Self { store, writer, entry, audit_row: None, next_page: 1 })
     }
 
     /// Removes the content of an event.
@@ -83,6 +93,14 @@ impl<'s> Erasure<'s> {
         Ok(ErasedEvent::Erased)
     }
 
+    /// Removes quotes of removed bodies from the log of circuit breakers and from recorded alerts.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn remove_logged_quotes(&mut self) -> anyhow::Result<()> {
+        self.writer.write_chunk(|tx, _| Ok(remove_logged_quotes(tx.conn)?))
+    }
+
     /// Cuts some pages without rows off the file. Returns whether there are none left.
     ///
     /// # Errors
@@ -90,6 +108,17 @@ impl<'s> Erasure<'s> {
     pub fn cut_free_pages(&mut self) -> anyhow::Result<bool> {
         self.writer
             .write_chunk(|tx, _| Ok(cut_free_pages(tx.conn, &mut RowBudget::of_command(), 0)?))
+    }
+
+    /// Fills the gaps of some pages with zeros. Returns whether there are no more pages.
+    ///
+    /// # Errors
+    /// The write failed.
+    pub fn fill_gaps(&mut self) -> anyhow::Result<bool> {
+        let next_page = &mut self.next_page;
+        self.writer.write_chunk(|tx, _| {
+            Ok(page_gaps::fill_gaps(tx.conn, next_page, &mut RowBudget::of_command())?)
+        })
     }
 
     /// Cuts the WAL to nothing, which completes the erasure.

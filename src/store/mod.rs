@@ -47,6 +47,7 @@ mod migrate;
 mod minute_counts;
 pub mod open_files;
 pub mod operation;
+mod page_gaps;
 mod prefetched_jobs;
 pub mod prune;
 pub mod queries;

@@ -24,12 +24,12 @@ mod scanner;
 pub(super) use assessment::find_settled;
 pub use free_pages::has_excess_free_pages;
 pub(super) use free_pages::{cut_free_pages, return_free_pages};
-pub(super) use removal::{continue_removal, start_removal};
+pub(super) use removal::{continue_removal, remove_logged_quotes, start_removal};
 pub use rest::{Rest, load_rest, save_rest};
 pub use scanner::Scanner;
 
 use assessment::{Assessment, assess, assess_again};
-use removal::{has_begun, is_large, remove_run};
+use removal::{begun_part, is_large, remove_run};
 
 /// Events and jobs that one batch has at most.
 pub const MAX_BATCH_EVENTS: usize = 64;
@@ -192,13 +192,24 @@ pub(super) fn apply_batch(
 ) -> rusqlite::Result<BatchProgress> {
     let (conn, rule) = (tx.conn, &batch.rule);
     while let Some(seen) = batch.seen.get(progress.next) {
-        let assessment = match seen.assessment {
-            // This batch has begun to remove it.
-            Assessment::Remove(event) if is_large(&event) && has_begun(conn, event.id)? => {
-                seen.assessment
+        // This batch, another rule or a command has begun to remove a part of it. That comes first.
+        if let Some(part) = begun_part(conn, seen.event)? {
+            let removed = continue_removal(conn, seen.event, budget)?;
+            progress.jobs += removed.jobs;
+            if !removed.is_done {
+                return Ok(progress);
             }
-            _ => assess_again(conn, rule, seen, batch.now_ms)?,
-        };
+            if part == rule.part {
+                progress.events += 1;
+                forget_waiting(conn, rule, seen, Assessment::Forget)?;
+                progress.next += 1;
+            }
+            if budget.is_spent() && progress.next < batch.seen.len() {
+                return Ok(progress);
+            }
+            continue;
+        }
+        let assessment = assess_again(conn, rule, seen, batch.now_ms)?;
         let mut done = 1;
         match assessment {
             Assessment::Forget => {}
@@ -210,12 +221,7 @@ pub(super) fn apply_batch(
             }
             Assessment::Remove(event) if is_large(&event) => {
                 start_removal(conn, rule.part, &event)?;
-                let removed = continue_removal(conn, event.id, budget)?;
-                progress.jobs += removed.jobs;
-                if !removed.is_done {
-                    return Ok(progress);
-                }
-                progress.events += 1;
+                continue;
             }
             Assessment::Remove(event) => {
                 let mut run = vec![event];

@@ -143,6 +143,29 @@ fn an_event_that_is_not_settled_or_on_which_the_expression_fails_is_left_and_nam
 }
 
 #[test]
+fn what_other_tables_quote_of_an_erased_event_is_removed_too() {
+    let server = scenario()
+        .source("a", "")
+        .handler("h", "when = 'if .fails then error(.text) else true end'\nretry = { max_attempts = 1 }\nbreaker = { threshold = 1 }", "cat >&2; exit 1")
+        .handler("alert", "", "true")
+        .handler_source("alert", "hooktrail")
+        .start();
+    server.post("/hooks/a", r#"{"text":"Secret-Ada"}"#);
+    server.post("/hooks/a", r#"{"fails":true,"text":"Secret-Ada"}"#);
+    server.until("select count(*) from dead_jobs", "2");
+    server.until("select count(*) > 0 from breaker_log where detail like '%Secret%'", "1");
+    server
+        .until("select count(*) > 1 from trail where source = 'hooktrail' and succeeded = 1", "1");
+    for condition in [r#"$source == "hooktrail""#, ".text == \"Secret-Ada\""] {
+        let (code, text) = server.cli_text(&["erase", "--where", condition, "--yes"]);
+        assert_eq!(code, Some(0), "{text}");
+    }
+    assert_eq!(files_with(&server, "Secret-Ada"), [""; 0]);
+    assert_eq!(server.column("select detail from dead_jobs order by event"), ["exit 1", "when"]);
+    assert_eq!(server.cli_text(&["verify"]).0, Some(0));
+}
+
+#[test]
 fn an_interrupted_erasure_is_a_problem_until_it_is_run_again() {
     let server = scenario().source("a", "").handler("h", "", "true").start();
     server.post("/hooks/a", "Secret-Ada");
@@ -156,7 +179,10 @@ fn an_interrupted_erasure_is_a_problem_until_it_is_run_again() {
     command.0.wait().unwrap();
     reader.execute_batch("ROLLBACK").unwrap();
     until("status says so", || server.cli_text(&["status"]).1.contains("an `erase` did not end"));
-    assert_eq!(server.cli_text(&["erase", "1"]).0, Some(0));
+    // One of another event completes it too.
+    server.post("/hooks/a", "other");
+    server.until("select succeeded from trail where event = 2", "1");
+    assert_eq!(server.cli_text(&["erase", "2"]).0, Some(0));
     assert_eq!(server.cli_text(&["status"]).0, Some(0));
     assert_eq!(files_with(&server, "Secret-Ada"), [""; 0]);
 }

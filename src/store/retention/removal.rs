@@ -3,7 +3,7 @@
 use const_format::formatcp;
 use rusqlite::Connection;
 
-use super::super::jobs::transition::IS_NOT_GIVEN_UP;
+use super::super::jobs::transition::{IS_DEAD, IS_NOT_GIVEN_UP};
 use super::super::row_budget::RowBudget;
 use super::super::statements::Statements;
 use super::RemovedPart;
@@ -55,18 +55,7 @@ fn remove_jobs(
     conn.change("DELETE FROM items WHERE job BETWEEN ?1 AND ?2", range)?;
     match part {
         RemovedPart::Quotes => {
-            conn.change(
-                "UPDATE attempts SET stdout = NULL, stderr = NULL,
-                   detail = iif(instr(detail, ':'), substr(detail, 1, instr(detail, ':') - 1), detail)
-                 WHERE job BETWEEN ?1 AND ?2",
-                range,
-            )?;
-            conn.change(
-                "UPDATE jobs SET ordering_key = NULL, debounce_key = NULL, version = NULL,
-                   reason = iif(instr(reason, ':'), substr(reason, 1, instr(reason, ':') - 1), reason)
-                 WHERE id BETWEEN ?1 AND ?2",
-                range,
-            )?;
+            remove_quotes(conn, range)?;
             Ok(0)
         }
         RemovedPart::Body => {
@@ -95,6 +84,66 @@ fn remove_jobs(
     }
 }
 
+/// Removes what may quote a body from jobs and their attempts. The texts of cancelled jobs and of interrupted attempts
+/// are those of the program or of a person.
+fn remove_quotes(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
+    let details: Vec<(i64, String)> = conn.list(
+        "SELECT id, detail FROM attempts WHERE job BETWEEN ?1 AND ?2 AND outcome <> 'interrupted'",
+        range,
+        |row| row.try_into(),
+    )?;
+    for (id, detail) in details {
+        let sql = "UPDATE attempts SET stdout = NULL, stderr = NULL, detail = ?2 WHERE id = ?1";
+        conn.change(sql, (id, without_quote(&detail)))?;
+    }
+    let sql = "UPDATE attempts SET stdout = NULL, stderr = NULL WHERE job BETWEEN ?1 AND ?2
+               AND outcome = 'interrupted'";
+    conn.change(sql, range)?;
+    let sql = formatcp!("SELECT id, reason FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_DEAD}");
+    let reasons: Vec<(i64, String)> = conn.list(sql, range, |row| row.try_into())?;
+    for (id, reason) in reasons {
+        conn.change("UPDATE jobs SET reason = ?2 WHERE id = ?1", (id, without_quote(&reason)))?;
+    }
+    let sql = "UPDATE jobs SET ordering_key = NULL, debounce_key = NULL, version = NULL
+               WHERE id BETWEEN ?1 AND ?2";
+    conn.change(sql, range).map(|_| ())
+}
+
+/// Returns the first words of a detail if the program chose them, such as `exit 7`.
+fn without_quote(detail: &str) -> &str {
+    let start = detail.split(':').next().unwrap_or_default();
+    let mut words = start.split(' ');
+    let is_value = |word: Option<&str>| {
+        word.is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.len() <= 12)
+    };
+    let is_ours = match words.next() {
+        Some("exit" | "signal" | "status" | "timeout") => {
+            is_value(words.next()) && words.next().is_none()
+        }
+        Some(
+            "when" | "split" | "transform" | "ordering_key" | "version_by" | "unique_by"
+            | "debounce_by",
+        ) => words.next().is_none(),
+        _ => matches!(start, "" | "not started"),
+    };
+    if is_ours { start } else { "erased" }
+}
+
+/// Removes quotes of bodies that are removed from the log of circuit breakers and from recorded alerts: both may name
+/// the reason of a job.
+pub(in crate::store) fn remove_logged_quotes(conn: &Connection) -> rusqlite::Result<()> {
+    const QUOTED_JOB: &str = "EXISTS (SELECT 1 FROM jobs j JOIN events e ON e.id = j.event
+        WHERE e.removed_bytes IS NOT NULL AND instr(detail, ' job ')
+          AND j.id = CAST(substr(detail, instr(detail, ' job ') + 5) AS INTEGER))";
+    const CUT: &str = "SET detail = substr(detail, 1, instr(detail, ': ') - 1)
+        WHERE instr(detail, ': ') > 0";
+    conn.execute(&format!("UPDATE breaker_changes {CUT} AND {QUOTED_JOB}"), [])?;
+    conn.execute(&format!("UPDATE alerts {CUT} AND {QUOTED_JOB}"), [])?;
+    let sql = "UPDATE alerts SET detail = NULL WHERE detail IS NOT NULL AND EXISTS
+               (SELECT 1 FROM events e WHERE e.id = alerts.event AND e.removed_bytes IS NOT NULL)";
+    conn.execute(sql, []).map(|_| ())
+}
+
 /// Removes a range of events without what belongs to their jobs.
 fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusqlite::Result<()> {
     match part {
@@ -107,6 +156,7 @@ fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusql
             remove_bodies(conn, range)
         }
         RemovedPart::Event => {
+            conn.change("DELETE FROM partial_removals WHERE event BETWEEN ?1 AND ?2", range)?;
             conn.change("DELETE FROM duplicates WHERE event BETWEEN ?1 AND ?2", range)?;
             conn.change("DELETE FROM events WHERE id BETWEEN ?1 AND ?2", range).map(|_| ())
         }
@@ -134,9 +184,10 @@ pub(in crate::store) fn start_removal(
     conn.change(sql, (event.id, part.code(), event.first_job)).map(|_| ())
 }
 
-/// Returns whether the removal of an event has begun and is not complete.
-pub(super) fn has_begun(conn: &Connection, event: i64) -> rusqlite::Result<bool> {
-    conn.value("SELECT EXISTS (SELECT 1 FROM partial_removals WHERE event = ?1)", [event])
+/// Returns what is being removed of an event, if its removal has begun and is not complete.
+pub(super) fn begun_part(conn: &Connection, event: i64) -> rusqlite::Result<Option<RemovedPart>> {
+    let sql = "SELECT rule FROM partial_removals WHERE event = ?1";
+    conn.find(sql, [event], |row| row.get(0).map(RemovedPart::from_code))
 }
 
 /// What `continue_removal` did.
@@ -156,7 +207,11 @@ pub(in crate::store) fn continue_removal(
     let sql = "SELECT p.rule, p.next_job, e.last_job FROM partial_removals p JOIN events e ON e.id = p.event
                WHERE p.event = ?1";
     let found: Option<(i64, i64, i64)> = conn.find(sql, [event], |row| row.try_into())?;
-    let Some((rule, mut next_job, last_job)) = found else { return Ok(removed) };
+    let Some((rule, mut next_job, last_job)) = found else {
+        conn.change("DELETE FROM partial_removals WHERE event = ?1", [event])?;
+        budget.spend(1, 0);
+        return Ok(removed);
+    };
     let part = RemovedPart::from_code(rule);
     loop {
         let jobs = next_jobs(conn, event, next_job, last_job)?;
@@ -203,4 +258,28 @@ fn next_jobs(
     }
     let sql = "SELECT id FROM jobs WHERE appended_to = ?1 AND id >= ?2 ORDER BY id LIMIT ?3";
     conn.list(sql, [event, next_job.max(last_job + 1), JOBS_PER_STEP], id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_quote;
+
+    #[test]
+    fn only_words_of_the_program_stay_of_a_detail() {
+        for (detail, left) in [
+            ("exit 7: bob@example.org is unknown", "exit 7"),
+            ("exit 0", "exit 0"),
+            ("status 503: {", "status 503"),
+            ("timeout 1m 30s: waiting", "erased"),
+            ("timeout 30s", "timeout 30s"),
+            ("not started: no such file", "not started"),
+            ("when: cannot index \"bob\"", "when"),
+            ("stored bob@example.org", "erased"),
+            ("bob says: hello", "erased"),
+            ("exit bob", "erased"),
+            ("", ""),
+        ] {
+            assert_eq!(without_quote(detail), left, "{detail}");
+        }
+    }
 }

@@ -8,8 +8,8 @@ use const_format::formatcp;
 use super::*;
 use crate::store::dedupe::insert_duplicate;
 use crate::store::retention::{
-    RemovedPart, RetentionRule, Scanner, apply_batch, finish_removals, has_unfinished_removals,
-    return_free_pages,
+    RemovedPart, RetentionRule, Scanner, apply_batch, find_settled, finish_removals,
+    has_unfinished_removals, return_free_pages, start_removal,
 };
 use crate::store::row_budget::RowBudget;
 use crate::store::verify;
@@ -262,6 +262,31 @@ fn an_event_with_many_jobs_is_removed_in_short_transactions_and_a_later_process_
         assert_eq!(store.counts().len(), left);
         store.assert_verified();
     }
+}
+
+#[test]
+fn a_rule_completes_what_a_command_has_begun_with_and_then_does_its_own_part() {
+    let mut store = test_store();
+    for _ in 0..3 {
+        store.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+        store.run_next(NextStep::Succeeded);
+    }
+    // `erase` was killed right after its first transaction for event 2.
+    let event = find_settled(store.conn(), 2).unwrap().unwrap();
+    store.change(|tx| start_removal(tx.conn, RemovedPart::Quotes, &event));
+    store.wait_days(7);
+    store.apply_rule(EVENTS, 1);
+    assert!(!has_unfinished_removals(store.conn()).unwrap());
+    assert_eq!(store.counts(), []);
+    store.assert_verified();
+}
+
+#[test]
+fn a_removal_whose_event_is_gone_is_forgotten() {
+    let mut store = test_store();
+    store.conn().execute("INSERT INTO partial_removals VALUES (7, 2, 1)", []).unwrap();
+    assert!(store.change(|tx| finish_removals(tx.conn, &mut budget(100))));
+    assert!(!has_unfinished_removals(store.conn()).unwrap());
 }
 
 #[test]
