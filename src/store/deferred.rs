@@ -196,7 +196,7 @@ pub(super) fn settle_event(conn: &Connection, jobs: &EventJobs) -> rusqlite::Res
         conn.execute_batch("PRAGMA secure_delete = ON")?;
         let written =
             conn.change("UPDATE events SET note = ?2 WHERE id = ?1", (jobs.event, errors));
-        conn.execute_batch("PRAGMA secure_delete = FAST")?;
+        conn.execute_batch("PRAGMA secure_delete = OFF")?;
         written?;
     }
     Ok(counted)

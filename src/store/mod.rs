@@ -174,22 +174,17 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     // wal_autocheckpoint: checkpoint.rs runs checkpoints on another thread. journal_size_limit: the
     // size to which the WAL is cut when it starts over. cell_size_check: reports a corrupt page
     // early.
-    // secure_delete: 2 (FAST) fills the place of a removed row with zeros, unless that would write another page. So only
-    // pages without any content, which `erase` returns, can hold what was removed.
-    let expected: [(&str, i64); 7] = [
+    let expected: [(&str, i64); 6] = [
         ("synchronous", synchronous),
         ("wal_autocheckpoint", 0),
         ("journal_size_limit", checkpoint::WAL_BYTES_KEPT),
         ("cache_size", -6144),
         ("temp_store", 2),
         ("cell_size_check", 1),
-        ("secure_delete", 2),
     ];
     for (name, value) in expected {
-        // SQLite takes a number other than 0 for ON.
-        let text = if name == "secure_delete" { "FAST".to_owned() } else { value.to_string() };
         // Some of these pragmas return a row when they are set, others do not.
-        conn.execute_batch(&format!("PRAGMA {name} = {text}"))?;
+        conn.execute_batch(&format!("PRAGMA {name} = {value}"))?;
         let found: i64 = if name == "wal_autocheckpoint" || name == "journal_size_limit" {
             conn.query_row(&format!("PRAGMA {name} = {value}"), [], |row| row.get(0))?
         } else {

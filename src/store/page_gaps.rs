@@ -1,10 +1,12 @@
 //! Fills the gaps of pages with zeros.
 //!
-//! When SQLite moves rows from one page to another, copies of them may stay in the gap between the pointers and the
-//! content of the first page. No statement reaches them, and `PRAGMA secure_delete` fills only the places of rows that it
-//! removes. `erase` looks at all pages by the virtual table `sqlite_dbpage` (<https://www.sqlite.org/dbpage.html>).
+//! When SQLite removes a row, or moves rows from one page to another, their bytes may stay in unused parts of the page:
+//! in the gap between the pointers and the content, and in free blocks within the content. No statement reaches them, and
+//! `PRAGMA secure_delete` leaves copies of rows that move. `erase` looks at all pages by the virtual table `sqlite_dbpage` (<https://www.sqlite.org/dbpage.html>).
 //!
 //! The format of pages is on <https://www.sqlite.org/fileformat2.html#b_tree_pages>.
+
+use std::ops::Range;
 
 use rusqlite::Connection;
 
@@ -16,6 +18,9 @@ const MAX_PAGES_READ: i64 = 500;
 
 /// Pages that the content of one pointer map page describes: page_size / 5.
 const PAGES_PER_MAP: i64 = 4096 / 5;
+
+/// Bytes of a free block that say where the next one is, and how long this one is.
+const FREE_BLOCK_HEADER: usize = 4;
 
 /// The types of a pointer map for pages of a b-tree: its root, or another page.
 const ROOT_PAGE: u8 = 1;
@@ -76,8 +81,21 @@ fn is_tree_page(map: &[u8], page: i64) -> bool {
     matches!(entry, Some(&(ROOT_PAGE | TREE_PAGE)))
 }
 
-/// Returns the page with zeros in its gap, or `None` if it has them, or is no page of a b-tree.
+/// Returns the page with zeros in its unused parts, or `None` if it has them, or is no page of a b-tree.
 fn with_zeros(page: i64, data: &[u8]) -> Option<Vec<u8>> {
+    let is_unfilled = |range: &Range<usize>| data[range.clone()].iter().any(|&byte| byte != 0);
+    let unfilled: Vec<Range<usize>> =
+        unused_parts(page, data)?.into_iter().filter(is_unfilled).collect();
+    if unfilled.is_empty() {
+        return None;
+    }
+    let mut filled = data.to_vec();
+    unfilled.into_iter().for_each(|range| filled[range].fill(0));
+    Some(filled)
+}
+
+/// Returns the gap and the free blocks of a page of a b-tree, each without the header of the block.
+fn unused_parts(page: i64, data: &[u8]) -> Option<Vec<Range<usize>>> {
     let header = if page == 1 { 100 } else { 0 };
     let number = |at: usize| -> Option<usize> {
         Some(usize::from(u16::from_be_bytes([*data.get(at)?, *data.get(at + 1)?])))
@@ -87,18 +105,24 @@ fn with_zeros(page: i64, data: &[u8]) -> Option<Vec<u8>> {
         10 | 13 => 8,
         _ => return None,
     };
-    let begin = header + header_bytes + 2 * number(header + 3)?;
-    let end = match number(header + 5)? {
+    let pointers_end = header + header_bytes + 2 * number(header + 3)?;
+    let content = match number(header + 5)? {
         0 => 65_536,
-        end => end,
+        content => content,
     };
-    let gap = data.get(begin..end)?;
-    if gap.iter().all(|&byte| byte == 0) {
-        return None;
+    let mut parts: Vec<Range<usize>> = std::iter::once(pointers_end..content).collect();
+    let mut block = number(header + 1)?;
+    while block != 0 {
+        let (next, bytes) = (number(block)?, number(block + 2)?);
+        parts.push(block + FREE_BLOCK_HEADER..block + bytes);
+        // The blocks are in ascending order. A damaged page is left to `verify`.
+        if next != 0 && next <= block {
+            return None;
+        }
+        block = next;
     }
-    let mut filled = data.to_vec();
-    filled[begin..end].fill(0);
-    Some(filled)
+    let is_valid = |range: &Range<usize>| range.start <= range.end && range.end <= data.len();
+    parts.iter().all(is_valid).then_some(parts)
 }
 
 #[cfg(test)]
@@ -129,6 +153,7 @@ mod tests {
         (0..2000).map(|n| (n * 7919) % 2000 * 1000 + 500).for_each(insert);
         conn.execute("UPDATE t SET more = more || more WHERE id % 3 = 0", []).unwrap();
         conn.execute("UPDATE t SET text = 'none'", []).unwrap();
+        conn.execute("DELETE FROM t WHERE id % 7 = 0", []).unwrap();
         let sum = "SELECT group_concat(id || text || more) FROM (SELECT * FROM t ORDER BY id)";
         let before: String = conn.query_row(sum, [], |row| row.get(0)).unwrap();
         crate::store::checkpoint::truncate(conn).unwrap();
