@@ -1,13 +1,13 @@
 //! Finds the fields of forms and of `multipart/form-data` to which paths lead. The object of a form is that of
 //! expressions, with the number of each field in the place of its value.
 
-use super::json::PathTree;
+use super::json::RedactPathTree;
 use super::{Edit, REDACTED, REDACTED_FORM};
 use crate::expression::{FieldName, number_form_fields};
 use crate::{multipart, urlencoded};
 
 /// Returns the edits of an urlencoded form.
-pub(super) fn edit_form(tree: &PathTree, text: &[u8]) -> Result<Vec<Edit>, String> {
+pub(super) fn edit_form(tree: &RedactPathTree, text: &[u8]) -> Result<Vec<Edit>, String> {
     let fields: Vec<_> = urlencoded::locate_fields(text).collect();
     let texts: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
     let names: Vec<FieldName<'_>> =
@@ -27,7 +27,7 @@ pub(super) fn edit_form(tree: &PathTree, text: &[u8]) -> Result<Vec<Edit>, Strin
 
 /// Returns the edits of a multipart body. A redacted file becomes a field of the same name.
 pub(super) fn edit_multipart(
-    tree: &PathTree,
+    tree: &RedactPathTree,
     content_type: &str,
     body: &[u8],
 ) -> Result<Vec<Edit>, String> {
@@ -62,7 +62,7 @@ pub(super) fn edit_multipart(
 ///
 /// Another field may replace a field in the object, as `a=1&a[b]=2` has no `a` but `{"b":"2"}`. Its bytes are
 /// in the body nevertheless, so it is redacted as if it were alone.
-fn find_fields(tree: &PathTree, names: &[FieldName<'_>]) -> Result<Vec<bool>, String> {
+fn find_fields(tree: &RedactPathTree, names: &[FieldName<'_>]) -> Result<Vec<bool>, String> {
     let object = number_form_fields(names).ok_or("body is a form with too many fields")?;
     let mut is_redacted = vec![false; names.len()];
     for range in tree.find(&object) {

@@ -5,18 +5,18 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-use super::path::{PathStep, RedactPath};
+use super::path::{RedactPath, RedactPathStep};
 
 /// Several paths as one tree of steps.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct PathTree {
-    nodes: Vec<PathNode>,
+pub(super) struct RedactPathTree {
+    nodes: Vec<RedactPathNode>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct PathNode {
+struct RedactPathNode {
     /// The nodes below this one, except for `..`.
-    children: Vec<(PathStep, usize)>,
+    children: Vec<(RedactPathStep, usize)>,
     /// The node of a `..` that follows.
     descend: Option<usize>,
     /// This node is a `..`, so it applies to all values below too.
@@ -25,9 +25,9 @@ struct PathNode {
     is_end: bool,
 }
 
-impl PathTree {
+impl RedactPathTree {
     pub fn new(paths: &[RedactPath]) -> Self {
-        let mut tree = Self { nodes: vec![PathNode::default()] };
+        let mut tree = Self { nodes: vec![RedactPathNode::default()] };
         for path in paths {
             let mut node = 0;
             for step in path.steps() {
@@ -39,18 +39,18 @@ impl PathTree {
     }
 
     /// Returns the node that a step leads to, new or known.
-    fn child(&mut self, parent: usize, step: &PathStep) -> usize {
+    fn child(&mut self, parent: usize, step: &RedactPathStep) -> usize {
         let node = &self.nodes[parent];
         let known = match step {
-            PathStep::Descend => node.descend,
+            RedactPathStep::Descend => node.descend,
             step => node.children.iter().find(|(known, _)| known == step).map(|(_, child)| *child),
         };
         if let Some(known) = known {
             return known;
         }
         let child = self.nodes.len();
-        let is_descend = *step == PathStep::Descend;
-        self.nodes.push(PathNode { is_descend, ..PathNode::default() });
+        let is_descend = *step == RedactPathStep::Descend;
+        self.nodes.push(RedactPathNode { is_descend, ..RedactPathNode::default() });
         match is_descend {
             true => self.nodes[parent].descend = Some(child),
             false => self.nodes[parent].children.push((step.clone(), child)),
@@ -79,7 +79,7 @@ enum ValueKey<'j> {
 }
 
 struct ValueFinder<'j> {
-    tree: &'j PathTree,
+    tree: &'j RedactPathTree,
     json: &'j [u8],
     /// The next byte.
     at: usize,
@@ -112,9 +112,9 @@ impl ValueFinder<'_> {
             }
             for (step, child) in &tree.nodes[node].children {
                 let is_match = match (step, key) {
-                    (PathStep::Each, _) => true,
-                    (PathStep::Index(index), ValueKey::Index(found)) => *index == found,
-                    (PathStep::Field(name), ValueKey::Name(raw)) => {
+                    (RedactPathStep::Each, _) => true,
+                    (RedactPathStep::Index(index), ValueKey::Index(found)) => *index == found,
+                    (RedactPathStep::Field(name), ValueKey::Name(raw)) => {
                         let found = decoded.get_or_insert_with(|| DecodedName::new(raw));
                         found.is(name)
                     }

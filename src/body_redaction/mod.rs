@@ -18,7 +18,7 @@ mod tests;
 
 pub use path::RedactPath;
 
-use json::PathTree;
+use json::RedactPathTree;
 
 /// `[redacted]` as a value of JSON.
 const REDACTED_JSON: &str = "\"[redacted]\"";
@@ -30,7 +30,7 @@ const REDACTED_FORM: &str = "%5Bredacted%5D";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BodyRedaction {
     paths: Vec<RedactPath>,
-    tree: PathTree,
+    tree: RedactPathTree,
 }
 
 /// A new text for a range of the body.
@@ -41,7 +41,7 @@ struct Edit {
 
 impl BodyRedaction {
     pub fn new(paths: Vec<RedactPath>) -> Self {
-        Self { tree: PathTree::new(&paths), paths }
+        Self { tree: RedactPathTree::new(&paths), paths }
     }
 
     /// Whether there are no paths, so that each body stays as it is.

@@ -13,12 +13,12 @@ const EXPECTED: &str = r#"expected a path such as ".card.number", ".items[].card
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedactPath {
     text: Box<str>,
-    steps: Vec<PathStep>,
+    steps: Vec<RedactPathStep>,
 }
 
 /// From a value to some of the values in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PathStep {
+pub(super) enum RedactPathStep {
     /// `.card`, `."card"` and `["card"]`: the values of this key, also if an object repeats it.
     Field(Box<str>),
     /// `[0]`
@@ -33,13 +33,13 @@ impl RedactPath {
     /// Parses a path.
     ///
     /// # Errors
-    /// What is allowed instead.
+    /// The allowed form.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut steps = Vec::new();
         for part in split_at_pipes(text) {
             parse_part(part.trim_ascii(), &mut steps).ok_or(EXPECTED)?;
         }
-        if steps.is_empty() || steps.last() == Some(&PathStep::Descend) {
+        if steps.is_empty() || steps.last() == Some(&RedactPathStep::Descend) {
             return Err(EXPECTED.to_owned());
         }
         if steps.len() > MAX_STEPS {
@@ -53,7 +53,7 @@ impl RedactPath {
         &self.text
     }
 
-    pub(super) fn steps(&self) -> &[PathStep] {
+    pub(super) fn steps(&self) -> &[RedactPathStep] {
         &self.steps
     }
 
@@ -61,23 +61,24 @@ impl RedactPath {
     /// into almost every value, which does not count.
     pub fn may_overlap(&self, other: &Self) -> bool {
         may_lead_to(&self.steps, &other.steps)
-            || (!self.steps.contains(&PathStep::Descend) && may_lead_to(&other.steps, &self.steps))
+            || (!self.steps.contains(&RedactPathStep::Descend)
+                && may_lead_to(&other.steps, &self.steps))
     }
 }
 
 /// Whether steps may lead to a value, or to one around it.
-fn may_lead_to(steps: &[PathStep], target: &[PathStep]) -> bool {
+fn may_lead_to(steps: &[RedactPathStep], target: &[RedactPathStep]) -> bool {
     match (steps, target) {
         ([], _) => true,
-        ([PathStep::Descend, rest @ ..], _) => {
+        ([RedactPathStep::Descend, rest @ ..], _) => {
             (0..=target.len()).any(|skipped| may_lead_to(rest, &target[skipped..]))
         }
         (_, []) => false,
-        (_, [PathStep::Descend, ..]) => true,
+        (_, [RedactPathStep::Descend, ..]) => true,
         ([step, rest @ ..], [target_step, target_rest @ ..]) => {
             let is_match = match (step, target_step) {
-                (PathStep::Field(one), PathStep::Field(other)) => one == other,
-                (PathStep::Index(one), PathStep::Index(other)) => one == other,
+                (RedactPathStep::Field(one), RedactPathStep::Field(other)) => one == other,
+                (RedactPathStep::Index(one), RedactPathStep::Index(other)) => one == other,
                 // The keys of a form's object may be numbers.
                 _ => true,
             };
@@ -107,9 +108,9 @@ fn split_at_pipes(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Parses the text between two pipes. `None`: it is not valid.
-fn parse_part(text: &str, steps: &mut Vec<PathStep>) -> Option<()> {
+fn parse_part(text: &str, steps: &mut Vec<RedactPathStep>) -> Option<()> {
     if text == ".." {
-        steps.push(PathStep::Descend);
+        steps.push(RedactPathStep::Descend);
         return Some(());
     }
     let mut rest = text.strip_prefix('.')?;
@@ -132,7 +133,7 @@ fn parse_part(text: &str, steps: &mut Vec<PathStep>) -> Option<()> {
 }
 
 /// Parses a name, quoted or not.
-fn parse_field(text: &str) -> Option<(PathStep, &str)> {
+fn parse_field(text: &str) -> Option<(RedactPathStep, &str)> {
     if text.starts_with('"') {
         return parse_quoted(text);
     }
@@ -140,18 +141,18 @@ fn parse_field(text: &str) -> Option<(PathStep, &str)> {
     let end = text.find(|c| !is_name_char(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
     let is_name = name.starts_with(|c: char| !c.is_ascii_digit());
-    is_name.then(|| (PathStep::Field(name.into()), rest))
+    is_name.then(|| (RedactPathStep::Field(name.into()), rest))
 }
 
 /// Parses a text in JSON's quotes.
-fn parse_quoted(text: &str) -> Option<(PathStep, &str)> {
+fn parse_quoted(text: &str) -> Option<(RedactPathStep, &str)> {
     let mut texts = serde_json::Deserializer::from_str(text).into_iter::<String>();
     let name = texts.next()?.ok()?;
-    Some((PathStep::Field(name.into()), &text[texts.byte_offset()..]))
+    Some((RedactPathStep::Field(name.into()), &text[texts.byte_offset()..]))
 }
 
 /// Parses what follows an opening bracket.
-fn parse_bracket(text: &str) -> Option<(PathStep, &str)> {
+fn parse_bracket(text: &str) -> Option<(RedactPathStep, &str)> {
     if text.starts_with('"') {
         let (step, rest) = parse_quoted(text)?;
         return Some((step, rest.strip_prefix(']')?));
@@ -159,19 +160,19 @@ fn parse_bracket(text: &str) -> Option<(PathStep, &str)> {
     let (inside, rest) = text.split_once(']')?;
     let is_number = !inside.is_empty() && inside.bytes().all(|byte| byte.is_ascii_digit());
     match inside {
-        "" => Some((PathStep::Each, rest)),
-        _ if is_number => Some((PathStep::Index(inside.parse().ok()?), rest)),
+        "" => Some((RedactPathStep::Each, rest)),
+        _ if is_number => Some((RedactPathStep::Index(inside.parse().ok()?), rest)),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::PathStep::{Descend, Each, Index};
+    use super::RedactPathStep::{Descend, Each, Index};
     use super::*;
 
-    fn field(name: &str) -> PathStep {
-        PathStep::Field(name.into())
+    fn field(name: &str) -> RedactPathStep {
+        RedactPathStep::Field(name.into())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tests of bodies and what is left of them.
+//! Tests of bodies before and after their redaction.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -196,7 +196,7 @@ fn run(
         });
     }
     running.remove_logged_quotes()?;
-    // Also after Ctrl-C: what was removed so far must not be left in the files.
+    // Also after Ctrl-C: no bytes of the events erased so far may stay in the files.
     while !running.cut_free_pages()? {
         line.update(|| {
             format!("erased {}, shrinking the file", format_count(erased.len(), "event"))

@@ -35,9 +35,9 @@ pub struct PruneArgs {
     json: bool,
 }
 
-/// What is, or would be, removed.
+/// The numbers of removed events and bodies, or in a dry run of those to remove.
 #[derive(Clone, Copy, Default)]
-struct Counts {
+struct PruneCounts {
     events: u64,
     jobs: u64,
     /// Events of which the body alone is removed.
@@ -46,7 +46,7 @@ struct Counts {
     waiting: u64,
 }
 
-impl Counts {
+impl PruneCounts {
     fn describe(&self) -> String {
         match (self.events, self.bodies) {
             (events, 0) => format_count(events, "event"),
@@ -75,7 +75,7 @@ pub fn prune(loaded: &LoadedConfig, args: &PruneArgs) -> Result<(), ExitError> {
         return Err(user_error("nothing was changed"));
     }
     let removed = remove(store, &rules, args, now_ms, &interruption)?;
-    print(args, &Counts { waiting: planned.waiting, ..removed }, "removed")?;
+    print(args, &PruneCounts { waiting: planned.waiting, ..removed }, "removed")?;
     if interruption.control_flow().is_break() {
         return Err(user_error("interrupted: run the same command again for the rest"));
     }
@@ -121,15 +121,15 @@ fn scanner(store: &Store, rule: RetentionRule, args: &PruneArgs) -> Result<Scann
     }
 }
 
-/// Counts what the rules would remove.
+/// PruneCounts what the rules would remove.
 fn count(
     store: &Store,
     rules: &[RetentionRule],
     args: &PruneArgs,
     now_ms: i64,
     interruption: &Interruption,
-) -> Result<Counts, ExitError> {
-    let mut counts = Counts::default();
+) -> Result<PruneCounts, ExitError> {
+    let mut counts = PruneCounts::default();
     let mut line = ProgressLine::new();
     for rule in rules {
         let of_event = rules
@@ -167,7 +167,7 @@ fn remove(
     args: &PruneArgs,
     now_ms: i64,
     interruption: &Interruption,
-) -> Result<Counts, ExitError> {
+) -> Result<PruneCounts, ExitError> {
     let reason = match args.before {
         Some(before_ms) => format!("settled before {}", clock::format_rfc3339(before_ms)),
         None => "by retention".to_owned(),
@@ -175,7 +175,7 @@ fn remove(
     let mut prune = Prune::new(store, audit_entry("prune", None, Some(reason)));
     prune.finish_removals()?;
     let newest = queries::find_newest_event(&store.conn)?.unwrap_or(0).max(1);
-    let mut counts = Counts::default();
+    let mut counts = PruneCounts::default();
     let mut line = ProgressLine::new();
     let has_ended = || interruption.control_flow() == ControlFlow::Break(());
     for rule in rules {
@@ -199,9 +199,9 @@ fn remove(
     Ok(counts)
 }
 
-fn print(args: &PruneArgs, counts: &Counts, verb: &str) -> Result<(), ExitError> {
+fn print(args: &PruneArgs, counts: &PruneCounts, verb: &str) -> Result<(), ExitError> {
     let mut out = output::stdout();
-    let Counts { events, jobs, bodies, waiting } = *counts;
+    let PruneCounts { events, jobs, bodies, waiting } = *counts;
     if args.json {
         let jobs = Some(jobs).filter(|_| !args.dry_run);
         let line = json!({"events": events, "bodies": bodies, "jobs": jobs, "kept": waiting,

@@ -14,7 +14,7 @@ use crate::config::{Config, LoadedConfig, StoreConfig, duration_text};
 use crate::store::backup_schedule::BackupSchedule;
 use crate::store::checkpoint::WAL_BYTES_WARNED;
 use crate::store::erasure;
-use crate::store::retention::{self, Rest};
+use crate::store::retention::{self, RetentionRest};
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, LockHolder, RunState, ServerInfo, Store};
 
@@ -40,7 +40,7 @@ struct Status {
     wal_bytes: u64,
     free_bytes: Option<u64>,
     /// The rest of `retention`, and its end (wall clock).
-    rest: Option<(Rest, i64)>,
+    rest: Option<(RetentionRest, i64)>,
     problems: Vec<String>,
 }
 

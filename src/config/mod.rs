@@ -160,7 +160,7 @@ pub struct Source {
     pub redact: RedactSettings,
 }
 
-/// What is replaced in the requests of a source before they are stored: the settings of `redact = { … }`.
+/// The values to replace in the requests of a source before they are stored: the settings of `redact = { … }`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RedactSettings {
     /// Names in lower case.

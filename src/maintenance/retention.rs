@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::store::backlog_task::{BacklogTask, RetentionStep};
 use crate::store::handle::WriterHandle;
 use crate::store::operation::Operation;
-use crate::store::retention::{self, RemovedPart, Rest, RetentionRule, Scanner};
+use crate::store::retention::{self, RemovedPart, RetentionRest, RetentionRule, Scanner};
 use crate::store::{self, ReadPool};
 
 /// The interval of the scans.
@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest wait after a batch.
 const MIN_PAUSE: Duration = Duration::from_millis(2);
 
-/// What was removed is logged at most once in this time.
+/// The log names the removed events at most once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The thread's connections to the other parts.
@@ -64,7 +64,7 @@ struct RetentionWorker {
     anchor: ClockAnchor,
     /// No scan was made yet.
     is_first_look: bool,
-    rest: Option<Rest>,
+    rest: Option<RetentionRest>,
     log: RemovalLog,
 }
 
@@ -123,7 +123,7 @@ impl RetentionWorker {
         let reason = find_clock_break(&self.anchor, &now);
         self.anchor = now;
         let Some(reason) = reason else { return };
-        let rest = Rest::new(self.inputs.clock.now_ms(), reason);
+        let rest = RetentionRest::new(self.inputs.clock.now_ms(), reason);
         self.inputs.writer.send(Operation::RestRetention(rest.clone()));
         // A reload may bring a rule during the rest.
         if has_rules {
@@ -132,7 +132,7 @@ impl RetentionWorker {
         self.rest = Some(rest);
     }
 
-    fn log_rest(&self, rest: &Rest) {
+    fn log_rest(&self, rest: &RetentionRest) {
         let until = clock::format_rfc3339(self.inputs.clock.to_wall_ms(rest.until_ms));
         log::warn!(
             "retention removes nothing until {until}, because {}: check the clock of this machine",
@@ -181,7 +181,7 @@ impl RetentionWorker {
     }
 }
 
-/// Counts what is removed, for the log.
+/// Counts removed events and bodies for the log.
 #[derive(Default)]
 struct RemovalLog {
     removed: HashMap<&'static str, usize>,

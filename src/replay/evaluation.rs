@@ -15,7 +15,7 @@ pub const MAX_AHEAD: usize = 32;
 /// How long an evaluation waits for a free evaluator.
 const EVALUATOR_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An event, and what is evaluated on it.
+/// An event, and the expressions to evaluate on it.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredEvent<'e> {
     pub event: i64,

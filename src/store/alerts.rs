@@ -9,6 +9,7 @@ use super::backup_schedule;
 use super::dead_job::DeadJob;
 use super::effects::AlertCondition;
 use super::events::{self, NewEvent};
+use super::meta;
 use super::sources;
 use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
@@ -50,10 +51,7 @@ struct AlertDetails<'a> {
 /// # Errors
 /// The write failed.
 pub fn set_subscriber(conn: &Connection, source: Option<SourceId>) -> rusqlite::Result<()> {
-    conn.execute(
-        "INSERT INTO meta VALUES ('alerts', ?1) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [source],
-    )?;
+    meta::set(conn, "alerts", source)?;
     if source.is_none() {
         conn.execute("UPDATE alerts SET count = 0 WHERE count > 0", [])?;
     }

@@ -15,7 +15,7 @@ use super::effects::DeadJobRetry;
 use super::expansions::{self, Expansion, JobRange};
 use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::{JobOrigin, insert, load_current_claim};
-use super::retention::{self, BatchProgress, RetentionBatch};
+use super::retention::{self, RemovalProgress, RetentionBatch};
 use super::row_budget::RowBudget;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::WriterCache;
@@ -70,7 +70,7 @@ pub(super) struct TaskProgress {
     /// The handler and the item of the next job, as indexes.
     handler: usize,
     item: usize,
-    batch: BatchProgress,
+    batch: RemovalProgress,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

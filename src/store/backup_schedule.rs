@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::meta;
 use super::statements::Statements;
 use crate::clock::MonotonicClock;
 
@@ -57,16 +58,9 @@ impl BackupSchedule {
     }
 
     fn save(self, conn: &Connection) -> rusqlite::Result<()> {
-        for (name, value) in
-            [(PERIOD, self.period_ms), (MADE_AT, self.made_at_ms), (ALERT_AT, self.alert_at_ms)]
-        {
-            conn.change(
-                "INSERT INTO meta VALUES (?1, ?2)
-                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                (name, value),
-            )?;
-        }
-        Ok(())
+        meta::set(conn, PERIOD, self.period_ms)?;
+        meta::set(conn, MADE_AT, self.made_at_ms)?;
+        meta::set(conn, ALERT_AT, self.alert_at_ms)
     }
 
     /// A backup may be late by half a period: timers spread their starts, and a backup takes its time.

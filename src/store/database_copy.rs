@@ -50,6 +50,15 @@ pub(super) fn folder(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Returns the files in the folder of `database`, sorted.
+pub(super) fn list_beside(database: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder(database)) else { return Vec::new() };
+    let mut files: Vec<PathBuf> =
+        entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    files.sort();
+    files
+}
+
 /// Returns what the names of dated copies of a database begin with: `hooktrail.rescued-` with the label `.rescued-`.
 pub(super) fn dated_prefix(database: &Path, label: &str) -> String {
     let stem = database.file_stem().unwrap_or_default().to_string_lossy();

@@ -134,7 +134,7 @@ impl<'s> Erasure<'s> {
             let readers = super::snapshot_readers(&self.store.path).join(", ");
             anyhow::ensure!(
                 started_at.elapsed() < MAX_TRUNCATION_TIME,
-                "{}-wal: has what was erased until it is cut, but a reader keeps it ({readers}): end it, and run \
+                "{}-wal: still has erased content, and a reader keeps it from being cut ({readers}): end the reader, and run \
                  the same command again",
                 self.store.path.display()
             );
@@ -184,7 +184,6 @@ pub fn find_copies(database: &Path) -> Vec<PathBuf> {
     let stem = database.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let own = ["", "-wal", "-shm", "-journal", ".lock", ".reserve"]
         .map(|suffix| open_files::with_suffix(database, suffix));
-    let Ok(entries) = std::fs::read_dir(database_copy::folder(database)) else { return Vec::new() };
     let is_copy = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let rest = name.strip_prefix(&stem);
@@ -197,8 +196,5 @@ pub fn find_copies(database: &Path) -> Vec<PathBuf> {
         });
         is_ours && own.iter().all(|own| own.file_name() != path.file_name())
     };
-    let mut copies: Vec<PathBuf> =
-        entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_copy).collect();
-    copies.sort();
-    copies
+    database_copy::list_beside(database).into_iter().filter(is_copy).collect()
 }

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::backfill::{self, Backfill};
 use super::{
-    OpenError, Store, chunked_writes, database_copy, files, open_files, rescue, set_pragmas,
+    OpenError, Store, chunked_writes, database_copy, files, meta, open_files, rescue, set_pragmas,
 };
 use crate::clock::{self, ClockAnchor, MonotonicClock};
 use crate::config::Durability;
@@ -405,7 +405,7 @@ fn create(conn: &Connection, path: &Path) -> anyhow::Result<()> {
     conn.execute_batch(SCHEMA)?;
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.pragma_update(None, "user_version", VERSION)?;
-    conn.execute("INSERT INTO meta VALUES ('database_id', ?1)", [&database_id])?;
+    meta::set(conn, "database_id", &database_id)?;
     write_anchor(conn, &ClockAnchor::first())?;
     conn.execute_batch("COMMIT")?;
     check_fixed(conn)?;
@@ -524,14 +524,10 @@ pub fn load_anchor(conn: &Connection) -> anyhow::Result<ClockAnchor> {
 /// # Errors
 /// The write failed.
 pub fn write_anchor(conn: &Connection, anchor: &ClockAnchor) -> rusqlite::Result<()> {
-    let mut set = conn.prepare_cached(
-        "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-    )?;
-    set.execute(params!["clock_database_ms", anchor.database_ms])?;
-    set.execute(params!["clock_wall_ms", anchor.wall_ms])?;
-    set.execute(params!["clock_boot_ms", anchor.boot_ms])?;
-    set.execute(params!["clock_boot_id", anchor.boot_id])?;
-    Ok(())
+    meta::set(conn, "clock_database_ms", anchor.database_ms)?;
+    meta::set(conn, "clock_wall_ms", anchor.wall_ms)?;
+    meta::set(conn, "clock_boot_ms", anchor.boot_ms)?;
+    meta::set(conn, "clock_boot_id", &anchor.boot_id)
 }
 
 /// Formats why a database cannot be served, as `path: finding: remedy`, and classifies the error.

@@ -43,6 +43,7 @@ pub mod handle;
 pub mod handshakes;
 pub mod jobs;
 mod lock;
+mod meta;
 mod migrate;
 mod minute_counts;
 pub mod open_files;

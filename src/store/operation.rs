@@ -10,7 +10,7 @@ use super::jobs::reevaluate::{self, Reevaluation};
 use super::jobs::{AttemptRecord, ClaimedJob, claim, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
-use super::retention::{self, Rest};
+use super::retention::{self, RetentionRest};
 use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
 use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
@@ -40,7 +40,7 @@ pub enum Operation {
     /// Saves the clock's anchor and the last activity of the sources, and deletes expired keys.
     SaveState(Vec<(SourceId, i64)>),
     /// The rules of `retention` rest.
-    RestRetention(Rest),
+    RestRetention(RetentionRest),
     /// A condition for an alert that another thread noticed.
     AlertSignal(alerts::AlertSignal),
     /// An event of the source `hooktrail`.

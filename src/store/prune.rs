@@ -5,7 +5,7 @@ use super::audit::{self, AuditEntry};
 use super::checkpoint;
 use super::chunked_writes::ChunkedWriter;
 use super::retention::{
-    BatchProgress, RetentionBatch, apply_batch, finish_removals, return_free_pages,
+    RemovalProgress, RetentionBatch, apply_batch, finish_removals, return_free_pages,
 };
 use super::row_budget::RowBudget;
 
@@ -29,8 +29,8 @@ impl<'s> Prune<'s> {
     ///
     /// # Errors
     /// The write failed.
-    pub fn apply(&mut self, batch: &RetentionBatch) -> anyhow::Result<BatchProgress> {
-        let mut progress = BatchProgress::default();
+    pub fn apply(&mut self, batch: &RetentionBatch) -> anyhow::Result<RemovalProgress> {
+        let mut progress = RemovalProgress::default();
         while !progress.is_done {
             let (entry, audit_row) = (&self.entry, self.audit_row);
             let (done, row) = self.writer.write_chunk(|tx, _| {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::database_copy::{
-    OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, folder,
+    OnStep, Replace, copy_pages, create_complete, dated_name, dated_prefix, folder, list_beside,
 };
 use super::open_files::resolve;
 use super::{OpenError, files};
@@ -26,16 +26,12 @@ pub fn target_path(database: &Path) -> PathBuf {
 /// Returns the files that an earlier server saved beside `database`, complete or not.
 pub fn find_rescued(database: &Path) -> Vec<PathBuf> {
     let prefix = dated_prefix(database, LABEL);
-    let Ok(entries) = fs::read_dir(folder(database)) else { return Vec::new() };
-    let names = entries.filter_map(Result::ok).map(|entry| entry.path());
     let is_rescued = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let part = [".db", ".part", ".wal"].iter().any(|end| name.ends_with(end));
         name.starts_with(&prefix) && part
     };
-    let mut found: Vec<PathBuf> = names.filter(is_rescued).collect();
-    found.sort();
-    found
+    list_beside(database).into_iter().filter(is_rescued).collect()
 }
 
 /// Fails if a rescued file is beside a database that does not exist.

@@ -25,13 +25,13 @@ pub(super) use assessment::find_settled;
 pub use free_pages::has_excess_free_pages;
 pub(super) use free_pages::{cut_free_pages, return_free_pages};
 pub(super) use removal::{continue_removal, remove_logged_quotes, start_removal};
-pub use rest::{Rest, load_rest, save_rest};
+pub use rest::{RetentionRest, load_rest, save_rest};
 pub use scanner::Scanner;
 
 use assessment::{Assessment, assess, assess_again};
 use removal::{begun_part, is_large, remove_run};
 
-/// Events and jobs that one batch has at most.
+/// Events that one batch has at most.
 pub const MAX_BATCH_EVENTS: usize = 64;
 
 /// The part of an event that a rule removes.
@@ -169,7 +169,7 @@ impl RetentionBatch {
 
 /// How far a batch is, and what it removed so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchProgress {
+pub struct RemovalProgress {
     /// Index of the next event.
     next: usize,
     /// Events that were removed, or whose bodies were.
@@ -187,9 +187,9 @@ pub struct BatchProgress {
 pub(super) fn apply_batch(
     tx: &mut WriteTransaction<'_>,
     batch: &RetentionBatch,
-    mut progress: BatchProgress,
+    mut progress: RemovalProgress,
     budget: &mut RowBudget,
-) -> rusqlite::Result<BatchProgress> {
+) -> rusqlite::Result<RemovalProgress> {
     let (conn, rule) = (tx.conn, &batch.rule);
     while let Some(seen) = batch.seen.get(progress.next) {
         // This batch, another rule or a command has begun to remove a part of it. That comes first.

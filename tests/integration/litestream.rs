@@ -82,6 +82,12 @@ impl Replicated {
             .unwrap()
     }
 
+    /// Posts an event, and waits until it is in the replica.
+    fn replicate_event(&self) {
+        let event = self.server.post("/hooks/a", "x").event_id();
+        self.until_replicated(event);
+    }
+
     /// Waits until the drill succeeds and finds this event in the replica.
     fn until_replicated(&self, event: i64) {
         until(&format!("the replica has event {event}"), || {
@@ -157,14 +163,12 @@ fn a_database_lost_under_load_is_restored_with_each_event_replicated_before() {
 fn litestream_goes_on_with_the_same_replica_on_another_machine() {
     let mut replicated = Replicated::new();
     let litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
     replicated.lose_machine(litestream);
     replicated.restore();
     replicated.server.start();
     let _litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
 }
 
 #[test]
@@ -172,16 +176,14 @@ fn litestream_goes_on_with_the_same_replica_on_another_machine() {
 fn litestream_goes_on_after_a_restore_beside_its_own_files() {
     let mut replicated = Replicated::new();
     let litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
     drop(litestream);
     replicated.server.stop();
     fs::remove_file(&replicated.database).unwrap();
     replicated.restore();
     replicated.server.start();
     let _litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
 }
 
 #[test]
@@ -189,8 +191,7 @@ fn litestream_goes_on_after_a_restore_beside_its_own_files() {
 fn the_log_starts_over_while_litestream_reads_it() {
     let replicated = Replicated::new();
     let mut litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
     // The salt in the header of the log changes when it starts over.
     let salt = || fs::read(replicated.server.path().join("t.db-wal")).unwrap()[16..24].to_vec();
     let before = salt();
@@ -207,8 +208,7 @@ fn the_log_starts_over_while_litestream_reads_it() {
 fn the_drill_fails_when_replication_has_stopped() {
     let replicated = Replicated::new();
     let mut litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
     litestream.0.kill().unwrap();
     litestream.0.wait().unwrap();
     assert!(!is_alive(&litestream.0.id().to_string()));
@@ -236,8 +236,7 @@ fn the_drill_fails_without_a_replica() {
 fn the_drill_fails_for_the_replica_of_another_database() {
     let mut replicated = Replicated::new();
     let litestream = replicated.start_litestream();
-    let event = replicated.server.post("/hooks/a", "x").event_id();
-    replicated.until_replicated(event);
+    replicated.replicate_event();
     replicated.lose_machine(litestream);
     replicated.server.start();
     replicated.server.post("/hooks/a", "x");

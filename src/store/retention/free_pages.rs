@@ -13,7 +13,7 @@ const KEPT_SHARE: i64 = 20;
 /// Rows of the block index that one statement deletes.
 const INDEX_ROWS: i64 = 200;
 
-/// Returns whether the file has so many free pages that it should shrink.
+/// Returns whether the file has more free pages than it should keep.
 ///
 /// # Errors
 /// The read failed.

@@ -23,22 +23,10 @@ pub(super) fn remove_run(
     part: RemovedPart,
     run: &[RemovableEvent],
 ) -> rusqlite::Result<u64> {
-    let [first, .., last] = run else {
-        let Some(event) = run.first() else { return Ok(0) };
-        return remove_range(conn, part, event, event, event.has_given_up);
-    };
-    remove_range(conn, part, first, last, run.iter().any(|event| event.has_given_up))
-}
-
-fn remove_range(
-    conn: &Connection,
-    part: RemovedPart,
-    first: &RemovableEvent,
-    last: &RemovableEvent,
-    has_given_up: bool,
-) -> rusqlite::Result<u64> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(0) };
     let mut jobs = 0;
     if first.first_job <= last.last_job {
+        let has_given_up = run.iter().any(|event| event.has_given_up);
         jobs = remove_jobs(conn, part, [first.first_job, last.last_job], has_given_up)?;
     }
     remove_events(conn, part, [first.id, last.id])?;
@@ -184,7 +172,7 @@ pub(in crate::store) fn start_removal(
     conn.change(sql, (event.id, part.code(), event.first_job)).map(|_| ())
 }
 
-/// Returns what is being removed of an event, if its removal has begun and is not complete.
+/// Returns the part of an event whose removal has begun and is not complete.
 pub(super) fn begun_part(conn: &Connection, event: i64) -> rusqlite::Result<Option<RemovedPart>> {
     let sql = "SELECT rule FROM partial_removals WHERE event = ?1";
     conn.find(sql, [event], |row| row.get(0).map(RemovedPart::from_code))

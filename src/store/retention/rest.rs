@@ -3,18 +3,20 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::super::meta;
+
 /// How long the rules rest.
 const REST_MS: i64 = 86_400_000;
 
 /// A rest of all rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct RetentionRest {
     /// Database clock.
     pub until_ms: i64,
     pub reason: String,
 }
 
-impl Rest {
+impl RetentionRest {
     /// The rest that begins at `now_ms` (database clock).
     pub fn new(now_ms: i64, reason: String) -> Self {
         Self { until_ms: now_ms.saturating_add(REST_MS), reason }
@@ -25,11 +27,11 @@ impl Rest {
 ///
 /// # Errors
 /// The read failed.
-pub fn load_rest(conn: &Connection, now_ms: i64) -> rusqlite::Result<Option<Rest>> {
+pub fn load_rest(conn: &Connection, now_ms: i64) -> rusqlite::Result<Option<RetentionRest>> {
     let sql = "SELECT u.value, r.value FROM meta u JOIN meta r ON r.name = 'retention_rest_reason'
                WHERE u.name = 'retention_rests_until'";
     let rest = conn
-        .query_row(sql, [], |row| Ok(Rest { until_ms: row.get(0)?, reason: row.get(1)? }))
+        .query_row(sql, [], |row| Ok(RetentionRest { until_ms: row.get(0)?, reason: row.get(1)? }))
         .optional()?;
     Ok(rest.filter(|rest| rest.until_ms > now_ms))
 }
@@ -38,8 +40,7 @@ pub fn load_rest(conn: &Connection, now_ms: i64) -> rusqlite::Result<Option<Rest
 ///
 /// # Errors
 /// The write failed.
-pub fn save_rest(conn: &Connection, rest: &Rest) -> rusqlite::Result<()> {
-    let sql = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
-    conn.execute(sql, ("retention_rests_until", rest.until_ms))?;
-    conn.execute(sql, ("retention_rest_reason", &rest.reason)).map(|_| ())
+pub fn save_rest(conn: &Connection, rest: &RetentionRest) -> rusqlite::Result<()> {
+    meta::set(conn, "retention_rests_until", rest.until_ms)?;
+    meta::set(conn, "retention_rest_reason", &rest.reason)
 }
