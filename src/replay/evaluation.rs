@@ -6,7 +6,7 @@ use crossbeam_channel::bounded;
 
 use crate::domain::{EventId, SourceId};
 use crate::expression::{Busy, EvaluationResult, EventContext, ExpressionSet, Priority};
-use crate::store::{Store, event_reads, replay};
+use crate::store::{Store, event_reads};
 use crate::worker::task_builder::TaskBuilder;
 
 /// How many events are sent to the evaluator pool before the first result is awaited.
@@ -38,10 +38,8 @@ pub fn evaluate(
     results.resize_with(events.len(), || None);
     for (index, stored) in events.iter().enumerate() {
         let Some(expressions) = stored.expressions else { continue };
-        if replay::has_body(&store.conn, stored.event)? != Some(true) {
-            continue;
-        }
-        let event = event_reads::load_event(&store.conn, EventId(stored.event))?;
+        let found = event_reads::find_event(&store.conn, EventId(stored.event))?;
+        let Some(event) = found.filter(|event| event.obstacle().is_none()) else { continue };
         bytes += event.body.len();
         task_builder.with_context(&event, None, |context| {
             let context = EventContext { event_id: None, ..*context };

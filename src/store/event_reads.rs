@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::statements::Statements;
 use crate::domain::{Event, EventId, Headers, JobId};
@@ -35,6 +35,14 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
                 .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
         })
     })
+}
+
+/// Loads an event, or returns `None` if it does not exist.
+///
+/// # Errors
+/// The read failed.
+pub fn find_event(conn: &Connection, id: EventId) -> rusqlite::Result<Option<Event>> {
+    load_event(conn, id).optional()
 }
 
 /// Returns when an event was received, or `None` if it does not exist.
