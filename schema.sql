@@ -78,6 +78,8 @@ CREATE TABLE minute_counts (
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
 -- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items
 --   and the outputs went with it. NULL: the event has its body.
+-- salt: random, for the digest of query, headers and body (see `seals`).
+-- content_digest: that digest, since the content and the salt were removed.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
   uid BLOB NOT NULL,
@@ -91,6 +93,8 @@ CREATE TABLE events (
   first_job INTEGER NOT NULL,
   last_job INTEGER NOT NULL,
   note TEXT,
+  salt BLOB,
+  content_digest BLOB,
   body BLOB,
   removed_bytes INTEGER,
   CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
@@ -288,6 +292,9 @@ CREATE TABLE versions (
 ) WITHOUT ROWID;
 
 -- Attempts, inserted when they end, so ids increase in the order of the outcomes.
+-- salt: random, for the digests of the detail (its first 16 bytes) and of the outputs (the rest, see `seals`). NULL:
+--   nothing of the attempt can be removed, or its detail was.
+-- content_digest: the digest of the outputs, since they were removed, and then that of the detail, if it was.
 CREATE TABLE attempts (
   id INTEGER PRIMARY KEY,
   job INTEGER NOT NULL,
@@ -297,6 +304,8 @@ CREATE TABLE attempts (
   ended_at INTEGER NOT NULL,
   duration_ms INTEGER NOT NULL,
   next_at INTEGER,
+  salt BLOB,
+  content_digest BLOB,
   stdout BLOB,
   stderr BLOB
 );
@@ -325,6 +334,35 @@ CREATE TABLE retention_waiting (
 -- body is gone already; next_job: the next job whose rows are removed.
 CREATE TABLE partial_removals (event INTEGER PRIMARY KEY, rule INTEGER NOT NULL, next_job INTEGER NOT NULL);
 
+-- The sealed trail (src/store/seal.rs). Each transaction that inserts or removes events, outcomes or rejections adds a
+-- seal. Its chain value is the SHA-256 of the chain value before it and of all its other columns, so nobody can
+-- change a sealed row without a change of the last chain value.
+-- last_event, last_attempt, last_rejection: the highest id that is sealed.
+-- events, attempts, rejections: how many rows were sealed so far.
+-- removed_events, removed_attempts, removed_rejections: how many of them `retention`, `prune` and the bounds of a log
+--   removed so far.
+-- entries: the digest of each new event, attempt and rejection, and of the final counts of rejections, each after the
+--   id of its row. NULL: all these rows are removed. Of neighbours without entries, only the last one stays.
+CREATE TABLE seals (
+  id INTEGER PRIMARY KEY,
+  sealed_at INTEGER NOT NULL,
+  last_event INTEGER NOT NULL,
+  last_attempt INTEGER NOT NULL,
+  last_rejection INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  attempts INTEGER NOT NULL,
+  rejections INTEGER NOT NULL,
+  removed_events INTEGER NOT NULL,
+  removed_attempts INTEGER NOT NULL,
+  removed_rejections INTEGER NOT NULL,
+  chain BLOB NOT NULL,
+  entries BLOB
+);
+
+-- Which rows of a seal are removed, while others are left: one bit for each entry, the first in the lowest bit of the
+-- first byte.
+CREATE TABLE seal_removals (seal INTEGER PRIMARY KEY, entries BLOB NOT NULL);
+
 -- Changes to all rows of a table that a migration left for later (src/store/backfill.rs). The rows from next_id to
 -- last_id still have the earlier form.
 CREATE TABLE backfills (
@@ -335,6 +373,7 @@ CREATE TABLE backfills (
 ) WITHOUT ROWID;
 
 -- Rejected requests, without their bodies. count: how many identical rejections the row stands for.
+-- count_seal: the seal with the final count, if it is not 1.
 CREATE TABLE rejected_requests (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   at INTEGER NOT NULL,
@@ -345,9 +384,11 @@ CREATE TABLE rejected_requests (
   status INTEGER NOT NULL,
   reason TEXT NOT NULL,
   bytes INTEGER NOT NULL,
-  count INTEGER NOT NULL DEFAULT 1
+  count INTEGER NOT NULL DEFAULT 1,
+  count_seal INTEGER
 );
 CREATE INDEX rejected_requests_ip ON rejected_requests (ip);
+CREATE INDEX rejected_requests_open ON rejected_requests (id) WHERE count > 1 AND count_seal IS NULL;
 
 -- Addresses (the /64 of IPv6) that had an event accepted, about 100,000 at most. Their rejections are deleted last.
 CREATE TABLE accepted_ips (ip TEXT PRIMARY KEY) WITHOUT ROWID;

@@ -18,6 +18,7 @@ pub mod claim_request;
 pub mod id_set;
 pub mod job;
 pub mod job_plan;
+pub mod quote;
 pub mod reservation;
 pub mod retention;
 pub mod version_value;

@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::store::jobs::queue::{self, InterruptedJob};
 use crate::store::jobs::{AttemptRecord, finish};
 use crate::store::registry::Registry;
+use crate::store::rejections;
 use crate::store::transaction_end::write_directly;
 use crate::worker;
 
@@ -37,6 +38,7 @@ pub fn recover_after_crash(
         .collect();
     let default = Retry::default();
     let (interrupted, effects) = write_directly(store, |tx, _| {
+        rejections::seal_open_counts(tx)?;
         queue::clamp_waits(tx.conn, tx.cache.now_ms)?;
         let interrupted = queue::list_running_jobs(tx.conn, tx.cache)?;
         for job in &interrupted {

@@ -27,6 +27,7 @@ use crate::store::jobs::reevaluate::Reevaluation;
 use crate::store::jobs::{AttemptRecord, ClaimedJob};
 use crate::store::operation::Operation;
 use crate::store::registry::HandlerRegistration;
+use crate::store::seal::AttemptSeal;
 use crate::store::writer::Assignment;
 
 pub mod task_builder;
@@ -416,8 +417,11 @@ pub fn build_attempt_record(
     duration: Duration,
     crashes: u32,
 ) -> AttemptRecord {
+    let seal = AttemptSeal::new(&result.detail, &result.stdout, &result.stderr);
     AttemptRecord {
         claim: claimed.claim,
+        event: claimed.event,
+        item: claimed.item,
         handler: claimed.handler,
         source: claimed.source,
         outcome: result.outcome,
@@ -429,6 +433,7 @@ pub fn build_attempt_record(
         duration_ms: i64::try_from(duration.as_millis()).unwrap_or(i64::MAX),
         stdout: result.stdout,
         stderr: result.stderr,
+        seal,
         next,
         crashes,
     }

@@ -249,6 +249,8 @@ fn queue_again(
 fn attempt_record(claimed: &ClaimedJob) -> AttemptRecord {
     AttemptRecord {
         claim: claimed.claim,
+        event: claimed.event,
+        item: claimed.item,
         handler: claimed.handler,
         source: claimed.source,
         outcome: Outcome::Succeeded,
@@ -257,6 +259,7 @@ fn attempt_record(claimed: &ClaimedJob) -> AttemptRecord {
         duration_ms: 1,
         stdout: Vec::new(),
         stderr: Vec::new(),
+        seal: None,
         next: NextStep::Succeeded,
         is_permanent: false,
         is_probe: false,

@@ -10,8 +10,10 @@ use serde_json::json;
 use super::output;
 use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store};
+use crate::clock;
 use crate::config::LoadedConfig;
 use crate::process;
+use crate::store::seal::{self, HeadSummary, SealHead};
 use crate::store::verify::{self, CHECKS, Problem};
 
 /// Arguments of `verify`.
@@ -20,6 +22,12 @@ pub struct VerifyArgs {
     /// A backup. Default: the database, also while a server uses it
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Print the newest seal of the trail, to be kept elsewhere, and check nothing
+    #[arg(long, conflicts_with = "against")]
+    head: bool,
+    /// Also check that the trail contains this output of an earlier `verify --head`; can be repeated
+    #[arg(long, value_name = "HEAD")]
+    against: Vec<SealHead>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
@@ -37,6 +45,10 @@ pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError>
         Some(_) => open().with_context(|| path.clone())?,
         None => open_store(loaded)?.conn,
     };
+    if args.head {
+        return print_head(&seal::load_head(&first)?, args.json);
+    }
+    let heads = verify::check_heads(&first, &args.against)?;
     process::lower_priority();
     let interruption = Interruption::watch()?;
     let mut line = ProgressLine::new();
@@ -47,7 +59,8 @@ pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError>
         interruption.control_flow()
     });
     line.clear();
-    let found = found.with_context(|| path.clone())?;
+    let mut found = found.with_context(|| path.clone())?;
+    found.extend(heads);
     if interruption.control_flow().is_break() {
         return Err(super::user_error("interrupted: the database is not verified"));
     }
@@ -56,6 +69,25 @@ pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError>
         true => Ok(()),
         false => Err(ExitError { code: 1, text: String::new() }),
     }
+}
+
+/// Prints the newest seal on one line, which is the argument of `--against`.
+fn print_head(summary: &HeadSummary, as_json: bool) -> Result<(), ExitError> {
+    let HeadSummary { head, sealed_at_ms, events, outcomes, rejections } = summary;
+    let mut out = output::stdout();
+    if as_json {
+        let line = json!({
+            "head": head.to_string(),
+            "at": sealed_at_ms.map(clock::format_rfc3339),
+            "events": events,
+            "outcomes": outcomes,
+            "rejections": rejections,
+        });
+        writeln!(out, "{}", output::json_line(&line))?;
+    } else {
+        writeln!(out, "{head}")?;
+    }
+    Ok(out.flush()?)
 }
 
 fn print(path: &str, problems: &[Problem], as_json: bool) -> Result<(), ExitError> {

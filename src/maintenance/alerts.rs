@@ -202,17 +202,20 @@ fn store_alert(
     writer: &WriterHandle,
 ) {
     // An event needs a random id. Without one the alert stays recorded.
-    let Ok(uid) = clock::random_id() else { return };
-    let event = (!planned.plan.is_empty()).then(|| NewEvent {
-        source: subscribers.source,
-        uid,
-        received_at_ms: clock::wall_ms(),
-        method: "POST".into(),
-        headers: b"content-type: application/json".to_vec(),
-        body,
-        expression_errors: planned.expression_errors,
-        plan: planned.plan,
-        ..NewEvent::default()
+    let (Ok(uid), Ok(salt)) = (clock::random_id(), clock::random_id()) else { return };
+    let event = (!planned.plan.is_empty()).then(|| {
+        let event = NewEvent {
+            source: subscribers.source,
+            uid,
+            received_at_ms: clock::wall_ms(),
+            method: "POST".into(),
+            headers: b"content-type: application/json".to_vec(),
+            expression_errors: planned.expression_errors,
+            plan: planned.plan,
+            ..NewEvent::default()
+        };
+        let event = event.with_seal(INTERNAL_SOURCE, salt, &body);
+        NewEvent { body, ..event }
     });
     writer.send(Operation::AlertEvent(Box::new(AlertEvent { alert, event })));
 }

@@ -43,7 +43,8 @@ impl FailureLog {
         }
         let now = Instant::now();
         let mut limiter = self.rejections.lock();
-        for row in rows {
+        // The last row of an hour may add nothing.
+        for row in rows.iter().filter(|row| row.count > 0) {
             let RejectionRow { status, source, ip, reason, count, .. } = row;
             let text = |ip: &str| {
                 let source = source.as_deref().unwrap_or("-");

@@ -310,7 +310,7 @@ impl BacklogTask {
                         progress.batch = retention::apply_batch(tx, batch, progress.batch, budget)?;
                         Ok(progress.batch.is_done)
                     }
-                    RetentionStep::Unfinished => retention::finish_removals(tx.conn, budget),
+                    RetentionStep::Unfinished => retention::finish_removals(tx, budget),
                     RetentionStep::FreePages => retention::return_free_pages(tx.conn, budget),
                 };
             }

@@ -5,6 +5,7 @@
 
 use super::dead_job::DeadJob;
 use super::minute_counts::MinuteCounts;
+use super::seal::NewEntries;
 use crate::domain::breaker::BreakerState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
@@ -35,6 +36,8 @@ pub struct Effects {
     pub dead_jobs: Vec<DeadJob>,
     /// For the rates of `stats`. Written before the commit.
     pub(super) minute_counts: MinuteCounts,
+    /// What the transaction seals.
+    pub(super) sealed: NewEntries,
 }
 
 /// A condition that the source `hooktrail` reports, if a handler subscribes to it.

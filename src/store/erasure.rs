@@ -58,9 +58,7 @@ impl<'s> Erasure<'s> {
         store.conn.query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))?;
         let mut writer = ChunkedWriter::new(store);
         // An erasure that was killed has begun with these.
-        while !writer
-            .write_chunk(|tx, _| Ok(finish_removals(tx.conn, &mut RowBudget::of_command())?))?
-        {
+        while !writer.write_chunk(|tx, _| Ok(finish_removals(tx, &mut RowBudget::of_command())?))? {
         }
         Ok(Self { store, writer, entry, audit_row: None, next_page: 1 })
     }
@@ -88,7 +86,7 @@ impl<'s> Erasure<'s> {
         };
         self.audit_row = Some(row);
         while !self.writer.write_chunk(|tx, _| {
-            Ok(continue_removal(tx.conn, event, &mut RowBudget::of_command())?.is_done)
+            Ok(continue_removal(tx, event, &mut RowBudget::of_command())?.is_done)
         })? {}
         Ok(ErasedEvent::Erased)
     }

@@ -9,6 +9,7 @@ use super::batch_insert::{BatchInsert, BatchRow, RowValues, StatementTexts, stat
 use super::effects::AlertCondition;
 use super::jobs::transition::{self, PlainJobRow};
 use super::jobs::{JobOrigin, OriginKind, insert};
+use super::seal::{EventFields, EventSeal, SealedTable, event_content_digest, event_digest};
 use super::source_counters::QueueLimit;
 use super::write_transaction::WriteTransaction;
 use super::{dead_job_retries, dedupe, deferred, sources};
@@ -34,6 +35,8 @@ pub struct NewEvent {
     /// One `name: value` per line.
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
+    /// From `with_seal`.
+    pub seal: EventSeal,
     pub dedupe: DedupeCheck,
     /// Errors of optional expressions, recorded on the event.
     pub expression_errors: Option<String>,
@@ -55,6 +58,27 @@ impl NewEvent {
             ..DedupeCheck::default()
         };
         Self { source, dedupe, ..Self::default() }
+    }
+}
+
+impl NewEvent {
+    /// Adds the seal, which covers all columns that never change. `source`: the name. `body` is hashed here, because it
+    /// is too slow for the writer.
+    #[must_use]
+    pub fn with_seal(mut self, source: &str, salt: [u8; 16], body: &[u8]) -> Self {
+        let query = self.query.as_deref().map(str::as_bytes);
+        let content = event_content_digest(&salt, query, &self.headers, body);
+        let fields = EventFields {
+            uid: &self.uid,
+            source,
+            received_at_ms: self.received_at_ms,
+            method: &self.method,
+            path: &self.path,
+            ip: &self.ip,
+            body_bytes: i64::try_from(body.len()).unwrap_or(i64::MAX),
+        };
+        self.seal = EventSeal { salt, digest: event_digest(&fields, &content) };
+        self
     }
 }
 
@@ -105,8 +129,8 @@ struct EventRow<'e> {
 impl BatchRow for EventRow<'_> {
     const STATEMENTS: StatementTexts = statement_texts!(
         "events (id, uid, source, received_at, method, path, query, ip, headers, first_job, last_job, note,
-           body)",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+           salt, body)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
 
     fn byte_count(&self) -> usize {
@@ -128,6 +152,7 @@ impl BatchRow for EventRow<'_> {
             self.first_job,
             self.last_job,
             new_event.expression_errors,
+            new_event.seal.salt,
             new_event.body,
         ])
     }
@@ -212,6 +237,7 @@ pub fn insert_event<'e>(
         first_job,
         last_job: first_job + count - 1,
     })?;
+    tx.effects.sealed.add(SealedTable::Events, event.0, new_event.seal.digest);
     dedupe::save_keys(tx.conn, source, keys, event, now_ms)?;
     tx.cache.blocks.add_event(tx.conn, source, event.0, new_event.received_at_ms)?;
     tx.effects.minute_counts.add_event(source, new_event.received_at_ms);

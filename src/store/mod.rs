@@ -50,6 +50,7 @@ pub mod open_files;
 pub mod operation;
 mod page_gaps;
 mod prefetched_jobs;
+mod problem;
 pub mod prune;
 pub mod queries;
 pub mod registry;
@@ -61,6 +62,7 @@ pub mod restore;
 pub mod retention;
 mod row_budget;
 mod run_record;
+pub mod seal;
 pub mod search;
 pub mod selection;
 pub mod send_lookup;
@@ -196,6 +198,7 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     anyhow::ensure!(mode == "wal", "PRAGMA journal_mode is {mode:?}: expected \"wal\"");
     enable_query_planner_stability(conn)?;
+    seal::register_functions(conn)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

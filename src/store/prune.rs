@@ -56,9 +56,8 @@ impl<'s> Prune<'s> {
     pub fn finish_removals(&mut self) -> anyhow::Result<()> {
         while !self
             .writer
-            .write_chunk(|tx, _| Ok(finish_removals(tx.conn, &mut RowBudget::of_command())?))?
-        {
-        }
+            .write_chunk(|tx, _| Ok(finish_removals(tx, &mut RowBudget::of_command())?))?
+        {}
         Ok(())
     }
 

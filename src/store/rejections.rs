@@ -7,8 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::seal::{self, RejectionFields, SealedTable, count_digest, rejection_digest};
+use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
 use crate::domain;
 
@@ -34,18 +36,25 @@ pub struct RejectionRow {
     pub count: i64,
     /// The id of the row. 0 requests a new row, and is replaced by its id.
     pub row_id: Arc<AtomicI64>,
-    /// Adds `count` to the row with `row_id`.
-    pub is_increment: bool,
+    pub kind: RejectionKind,
+}
+
+/// What to do with a rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectionKind {
+    /// Insert a row.
+    New,
+    /// Add `count` to the row with `row_id`, which may grow further.
+    Repeat,
+    /// Add `count` to the row with `row_id`, for the last time.
+    LastRepeat,
 }
 
 pub(super) fn write(tx: &mut WriteTransaction<'_>, rows: &[RejectionRow]) -> rusqlite::Result<()> {
     let conn = tx.conn;
-    let mut insert = conn.prepare_cached(
-        "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    let mut add = conn.prepare_cached(
+        "UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1 AND count_seal IS NULL",
     )?;
-    let mut add =
-        conn.prepare_cached("UPDATE rejected_requests SET count = count + ?2 WHERE id = ?1")?;
     let mut find_source = conn.prepare_cached("SELECT id FROM sources WHERE name = ?1")?;
     for row in rows {
         if let Some(name) = &row.source
@@ -54,52 +63,124 @@ pub(super) fn write(tx: &mut WriteTransaction<'_>, rows: &[RejectionRow]) -> rus
             tx.effects.minute_counts.add_rejections(source, row.count);
         }
         let row_id = row.row_id.load(Ordering::Relaxed);
-        if row.is_increment && row_id != 0 && add.execute([row_id, row.count])? == 1 {
-            continue;
+        let is_added =
+            row.kind != RejectionKind::New && row_id != 0 && add.execute([row_id, row.count])? == 1;
+        // The earlier row may be deleted meanwhile.
+        if !is_added && row.count > 0 {
+            insert(tx, row)?;
         }
-        insert.execute(params![
-            row.at_ms, row.source, row.method, row.path, row.ip, row.status, row.reason, row.bytes,
-            row.count
-        ])?;
-        row.row_id.store(conn.last_insert_rowid(), Ordering::Relaxed);
-        tx.cache.rejection_rows += 1;
+        if row.kind == RejectionKind::LastRepeat {
+            seal_count(tx, row.row_id.load(Ordering::Relaxed))?;
+        }
     }
     if tx.cache.rejection_rows > MAX_ROWS {
-        tx.cache.rejection_rows -= trim(conn, tx.cache.rejection_rows - MAX_ROWS + TRIM_STEP)?;
+        let excess = tx.cache.rejection_rows - MAX_ROWS + TRIM_STEP;
+        tx.cache.rejection_rows -= trim(tx, excess)?;
     }
     Ok(())
 }
 
-fn trim(conn: &Connection, count_to_delete: i64) -> rusqlite::Result<i64> {
-    let mut deleted = 0;
+fn insert(tx: &mut WriteTransaction<'_>, row: &RejectionRow) -> rusqlite::Result<()> {
+    let fields = RejectionFields {
+        at_ms: row.at_ms,
+        source: row.source.as_deref(),
+        method: &row.method,
+        path: &row.path,
+        ip: &row.ip,
+        status: i64::from(row.status),
+        reason: &row.reason,
+        bytes: row.bytes,
+    };
+    tx.conn.change(
+        "INSERT INTO rejected_requests (at, source, method, path, ip, status, reason, bytes, count)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            fields.at_ms,
+            fields.source,
+            fields.method,
+            fields.path,
+            fields.ip,
+            fields.status,
+            fields.reason,
+            fields.bytes,
+            row.count
+        ],
+    )?;
+    let id = tx.conn.last_insert_rowid();
+    row.row_id.store(id, Ordering::Relaxed);
+    tx.effects.sealed.add(SealedTable::Rejections, id, rejection_digest(&fields));
+    tx.cache.rejection_rows += 1;
+    Ok(())
+}
+
+/// Seals the count of a rejection. A count of 1 needs no seal.
+fn seal_count(tx: &mut WriteTransaction<'_>, id: i64) -> rusqlite::Result<()> {
+    let sql = "UPDATE rejected_requests SET count_seal = ?2
+               WHERE id = ?1 AND count > 1 AND count_seal IS NULL RETURNING count";
+    let count = tx.conn.find(sql, [id, tx.cache.seals.next_id()], |row| row.get(0))?;
+    if let Some(count) = count {
+        tx.effects.sealed.add_count(id, count_digest(id, count));
+    }
+    Ok(())
+}
+
+/// Seals the counts that an earlier process left open.
+///
+/// # Errors
+/// The write failed.
+pub fn seal_open_counts(tx: &mut WriteTransaction<'_>) -> rusqlite::Result<()> {
+    let sql = "SELECT id FROM rejected_requests WHERE count > 1 AND count_seal IS NULL ORDER BY id";
+    let ids: Vec<i64> = tx.conn.list(sql, [], |row| row.get(0))?;
+    ids.into_iter().try_for_each(|id| seal_count(tx, id))
+}
+
+/// A row that is deleted.
+struct TrimmedRow {
+    id: i64,
+    count_seal: Option<i64>,
+}
+
+fn trim(tx: &mut WriteTransaction<'_>, count_to_delete: i64) -> rusqlite::Result<i64> {
+    let conn = tx.conn;
+    // Rows of this transaction may be among those that go.
+    seal::write_pending(conn, &mut tx.cache.seals, &mut tx.effects.sealed, tx.cache.wall_ms)?;
+    let limit = usize::try_from(count_to_delete).unwrap_or(0);
+    let mut trimmed: Vec<TrimmedRow> = Vec::new();
+    let mut known_rows: Vec<TrimmedRow> = Vec::new();
     {
         let mut known = conn.prepare_cached("SELECT 1 FROM accepted_ips WHERE ip = ?1")?;
-        let mut delete = conn.prepare_cached("DELETE FROM rejected_requests WHERE id = ?1")?;
-        let mut select = conn.prepare_cached("SELECT id, ip FROM rejected_requests ORDER BY id")?;
-        let mut ids = Vec::new();
+        let mut select =
+            conn.prepare_cached("SELECT id, count_seal, ip FROM rejected_requests ORDER BY id")?;
         let mut rows = select.query([])?;
-        while deleted < count_to_delete
+        while trimmed.len() < limit
             && let Some(row) = rows.next()?
         {
-            if !known.exists([&*domain::client_network(row.get_ref(1)?.as_str()?)])? {
-                ids.push(row.get::<_, i64>(0)?);
-                deleted += 1;
+            let found = TrimmedRow { id: row.get(0)?, count_seal: row.get(1)? };
+            if !known.exists([&*domain::client_network(row.get_ref(2)?.as_str()?)])? {
+                trimmed.push(found);
+            } else if known_rows.len() < limit {
+                known_rows.push(found);
             }
         }
-        drop(rows);
-        for id in ids {
-            delete.execute([id])?;
+    }
+    let missing = limit - trimmed.len();
+    trimmed.extend(known_rows.into_iter().take(missing));
+    let mut delete = conn.prepare_cached("DELETE FROM rejected_requests WHERE id = ?1")?;
+    for TrimmedRow { id, count_seal } in &trimmed {
+        delete.execute([id])?;
+        if let Some(count_seal) = count_seal {
+            seal::record_count_removal(conn, *count_seal, *id)?;
         }
     }
-    let oldest = conn.execute(
-        "DELETE FROM rejected_requests WHERE id IN (SELECT id FROM rejected_requests ORDER BY id LIMIT ?1)",
-        [count_to_delete - deleted],
-    )?;
-    Ok(deleted + i64::try_from(oldest).unwrap_or(0))
+    let ids: Vec<i64> = trimmed.iter().map(|row| row.id).collect();
+    let deleted = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+    seal::record_removal(conn, &mut tx.effects.sealed, SealedTable::Rejections, ids)?;
+    Ok(deleted)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::transaction_end::write_directly;
     use super::*;
     use crate::config::Durability;
 
@@ -108,6 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = crate::store::open(&folder.path().join("t.db"), Durability::Full).unwrap();
         let conn = &store.conn;
+        let trim = |count| write_directly(&store, |tx, _| Ok(trim(tx, count)?)).unwrap().0;
         let accepted = ["2001:db8:1:2::1", "192.0.2.1"];
         let refused = ["2001:db8:1:2::ff", "192.0.2.1", "2001:db8:1:3::1", "192.0.2.2", ""];
         for ip in accepted {
@@ -123,7 +205,7 @@ mod tests {
             let sql = "SELECT group_concat(id, ' ' ORDER BY id) FROM rejected_requests";
             conn.query_row(sql, [], |row| row.get(0)).unwrap()
         };
-        assert_eq!((trim(conn, 2).unwrap(), kept_ids()), (2, "1 2 5".to_owned()));
-        assert_eq!((trim(conn, 2).unwrap(), kept_ids()), (2, "2".to_owned()));
+        assert_eq!((trim(2), kept_ids()), (2, "1 2 5".to_owned()));
+        assert_eq!((trim(2), kept_ids()), (2, "2".to_owned()));
     }
 }

@@ -194,7 +194,7 @@ pub(super) fn apply_batch(
     while let Some(seen) = batch.seen.get(progress.next) {
         // This batch, another rule or a command has begun to remove a part of it. That comes first.
         if let Some(part) = begun_part(conn, seen.event)? {
-            let removed = continue_removal(conn, seen.event, budget)?;
+            let removed = continue_removal(tx, seen.event, budget)?;
             progress.jobs += removed.jobs;
             if !removed.is_done {
                 return Ok(progress);
@@ -239,7 +239,7 @@ pub(super) fn apply_batch(
                     }
                 }
                 done = run.len();
-                let jobs = remove_run(conn, rule.part, &run)?;
+                let jobs = remove_run(tx, rule.part, &run)?;
                 progress.jobs += jobs;
                 progress.events += done as u64;
                 budget.spend(run.iter().map(|event| 2 + event.jobs).sum(), 0);
@@ -293,10 +293,14 @@ fn forget_waiting(
 ///
 /// # Errors
 /// The write failed.
-pub(super) fn finish_removals(conn: &Connection, budget: &mut RowBudget) -> rusqlite::Result<bool> {
+pub(super) fn finish_removals(
+    tx: &mut WriteTransaction<'_>,
+    budget: &mut RowBudget,
+) -> rusqlite::Result<bool> {
+    let conn = tx.conn;
     let sql = "SELECT event FROM partial_removals ORDER BY event LIMIT 1";
     while let Some(event) = conn.find(sql, [], |row| row.get(0))? {
-        continue_removal(conn, event, budget)?;
+        continue_removal(tx, event, budget)?;
         if budget.is_spent() {
             return Ok(false);
         }

@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::effects::Effects;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
-use super::{Store, alerts, in_transaction, minute_counts};
+use super::{Store, alerts, in_transaction, minute_counts, seal};
 
-/// Writes the alerts, the counts of the minute and the counters of a transaction. `before`: the counters when
+/// Writes the alerts, the counts of the minute, the seal and the counters of a transaction. `before`: the counters when
 /// it began.
 ///
 /// # Errors
@@ -15,6 +15,8 @@ use super::{Store, alerts, in_transaction, minute_counts};
 pub fn write_last(tx: &mut WriteTransaction<'_>, before: Counters) -> rusqlite::Result<()> {
     alerts::record_conditions(tx)?;
     minute_counts::write(tx.conn, tx.cache, &tx.effects.minute_counts)?;
+    let wall_ms = tx.cache.wall_ms;
+    seal::write_pending(tx.conn, &mut tx.cache.seals, &mut tx.effects.sealed, wall_ms)?;
     if tx.cache.counters != before {
         tx.cache.write_counters(tx.conn)?;
     }

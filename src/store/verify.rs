@@ -13,12 +13,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED};
 use super::migrate::{check_is_ours, open_unused};
+use super::seal::{self, HeadCheck, SealHead};
 
-/// Rows that a problem names at most.
-const MAX_NAMED: usize = 5;
+pub use super::problem::Problem;
 
 /// Damaged places that SQLite reports at most.
 const MAX_DAMAGED: usize = 20;
+
+/// The problem of a row or a page that SQLite cannot read.
+const DAMAGED: &str = "SQLite finds the file damaged";
 
 /// Checks that run at once. More would take the disk from the server.
 const MAX_THREADS: usize = 3;
@@ -29,68 +32,66 @@ const CACHE_KIB: i64 = -32 * 1024;
 /// How often the progress is shown.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Rows that contradict a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The problem of each row.
-    pub text: &'static str,
-    /// How many rows there are.
-    pub count: usize,
-    /// The first of them: ids, or messages of SQLite.
-    pub rows: Vec<String>,
-}
-
 /// A rule that all databases follow.
 #[derive(Debug)]
 pub struct Check {
     /// What the check reads.
     pub name: &'static str,
-    /// The problem of each row that `sql` returns.
-    problem: &'static str,
-    sql: &'static str,
+    rule: Rule,
+}
+
+#[derive(Debug)]
+enum Rule {
+    /// `sql` returns the rows with the problem.
+    Query { problem: &'static str, sql: &'static str },
+    /// The rows and the chain of seals agree.
+    Seals,
 }
 
 impl Check {
     const fn new(name: &'static str, problem: &'static str, sql: &'static str) -> Self {
-        Self { name, problem, sql }
+        Self { name, rule: Rule::Query { problem, sql } }
     }
 
-    /// Returns the rows that contradict the rule. Damage that ends the check is one of them.
+    /// Returns what contradicts the rule. Damage that ends the check is a problem too. `is_ended` may end it before.
     ///
     /// # Errors
     /// The database cannot be read for another reason.
-    pub fn run(&self, conn: &Connection) -> rusqlite::Result<Option<Problem>> {
-        let mut problem = Problem { text: self.problem, count: 0, rows: Vec::new() };
-        match self.collect(conn, &mut problem) {
+    pub fn run(
+        &self,
+        conn: &Connection,
+        is_ended: &dyn Fn() -> bool,
+    ) -> rusqlite::Result<Vec<Problem>> {
+        let mut damage = Problem::new(DAMAGED);
+        let result = match self.rule {
+            Rule::Seals => seal::check_seals(conn, is_ended),
+            Rule::Query { problem, sql } => {
+                let mut problem = Problem::new(problem);
+                collect(conn, sql, &mut problem)
+                    .map(|()| Vec::from_iter(Some(problem).filter(|problem| problem.count > 0)))
+            }
+        };
+        match result {
             Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                problem.add(e.to_string());
+                damage.add(e.to_string());
+                Ok(vec![damage])
             }
-            result => result?,
+            result => result,
         }
-        Ok(Some(problem).filter(|problem| problem.count > 0))
-    }
-
-    fn collect(&self, conn: &Connection, problem: &mut Problem) -> rusqlite::Result<()> {
-        let mut statement = conn.prepare(self.sql)?;
-        let mut found = statement.query([])?;
-        while let Some(row) = found.next()? {
-            let row: String = row.get(0)?;
-            // SQLite reports that nothing is wrong.
-            if row != "ok" {
-                problem.add(row);
-            }
-        }
-        Ok(())
     }
 }
 
-impl Problem {
-    fn add(&mut self, row: String) {
-        self.count += 1;
-        if self.rows.len() < MAX_NAMED {
-            self.rows.push(row);
+fn collect(conn: &Connection, sql: &str, problem: &mut Problem) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare(sql)?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let row: String = row.get(0)?;
+        // SQLite reports that nothing is wrong.
+        if row != "ok" {
+            problem.add(row);
         }
     }
+    Ok(())
 }
 
 /// Opens a backup to check it.
@@ -119,13 +120,13 @@ pub fn run_all(
         connections.push(open()?);
     }
     let (begun, is_ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let results: Vec<Mutex<Option<Problem>>> = CHECKS.iter().map(|_| Mutex::default()).collect();
+    let results: Vec<Mutex<Vec<Problem>>> = CHECKS.iter().map(|_| Mutex::default()).collect();
     let run = |conn: &Connection| -> anyhow::Result<()> {
         conn.pragma_update(None, "cache_size", CACHE_KIB)?;
         while !is_ended.load(Ordering::Relaxed) {
             let index = begun.fetch_add(1, Ordering::Relaxed);
             let Some(check) = CHECKS.get(index) else { break };
-            *results[index].lock() = check.run(conn)?;
+            *results[index].lock() = check.run(conn, &|| is_ended.load(Ordering::Relaxed))?;
         }
         Ok(())
     };
@@ -143,21 +144,48 @@ pub fn run_all(
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })?;
-    let mut found: Vec<Option<Problem>> = results.into_iter().map(Mutex::into_inner).collect();
+    let mut found: Vec<Vec<Problem>> = results.into_iter().map(Mutex::into_inner).collect();
     // The other checks report the same damage again, or what follows from it.
-    if found.first().is_some_and(Option::is_some) {
+    if found.first().is_some_and(|damage| !damage.is_empty()) {
         found.truncate(1);
     }
     Ok(found.into_iter().flatten().collect())
+}
+
+/// Returns the heads that are not in the chain, and why.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn check_heads(conn: &Connection, heads: &[SealHead]) -> rusqlite::Result<Option<Problem>> {
+    let mut problem = Problem::new("the trail does not contain a head");
+    for head in heads {
+        let seal = head.seal;
+        let reason = match seal::check_head(conn, head)? {
+            HeadCheck::Contained => continue,
+            HeadCheck::Different => format!(
+                "seal {seal} has another value: what it seals was changed, or it is of another database"
+            ),
+            HeadCheck::Newer { newest } => format!(
+                "the newest seal is {newest}: later ones are missing, or it is of another database"
+            ),
+            HeadCheck::Gone => format!(
+                "seal {seal} is not stored: its rows were removed, or a restore has skipped it"
+            ),
+        };
+        problem.add(format!("{head} ({reason})"));
+    }
+    Ok(Some(problem).filter(|problem| problem.count > 0))
 }
 
 /// All checks. The first one reads each page and each index; the others rely on it.
 pub const CHECKS: &[Check] = &[
     Check::new(
         "pages and indexes",
-        "SQLite finds the file damaged",
+        DAMAGED,
         formatcp!("PRAGMA integrity_check({MAX_DAMAGED})"),
     ),
+    // It takes longest, so it comes early.
+    Check { name: "seals", rule: Rule::Seals },
     Check::new(
         "ids",
         "an id was given that the counters do not know",

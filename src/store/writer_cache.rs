@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, Row};
 
 use super::block_index::BlockIndex;
+use super::seal::SealChain;
 use super::statements::Statements;
 use crate::clock::MonotonicClock;
 use crate::domain::breaker::BreakerState;
@@ -63,6 +64,10 @@ pub struct WriterCache {
     /// Wall clock, as of this transaction.
     pub wall_ms: i64,
     pub counters: Counters,
+    /// The newest seal.
+    pub(super) seals: SealChain,
+    /// The names of all handlers, for the seals of their outcomes.
+    pub(super) handler_names: HashMap<HandlerId, String>,
     idle: HashMap<HandlerId, IdleTime>,
     /// The circuit breaker of each handler.
     pub breakers: HashMap<HandlerId, BreakerState>,
@@ -118,6 +123,8 @@ impl WriterCache {
             now_ms: clock.now_ms(),
             wall_ms: crate::clock::wall_ms(),
             counters: Counters::default(),
+            seals: SealChain::load(conn)?,
+            handler_names: HashMap::new(),
             idle: HashMap::new(),
             breakers: HashMap::new(),
             known_ips: HashSet::new(),
@@ -142,6 +149,7 @@ impl WriterCache {
         let (event, job, attempt, replay) =
             conn.prepare_cached(sql)?.query_row([], |row| row.try_into())?;
         self.counters = Counters { event, job, attempt, replay };
+        self.seals = SealChain::load(conn)?;
         self.rejection_rows = conn.value("SELECT count(*) FROM rejected_requests", [])?;
         self.reload_config_tables(conn)
     }
@@ -164,17 +172,18 @@ impl WriterCache {
         Ok(())
     }
 
-    /// Reloads how long handlers were paused, and the state of their circuit breakers.
+    /// Reloads the names of handlers, how long they were paused, and the state of their circuit breakers.
     ///
     /// # Errors
     /// The read failed.
     pub(super) fn reload_handlers(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         let mut select = conn.prepare_cached(
             "SELECT consecutive_failures, breaker_open_until, breaker_alerted, id, idle_ms, idle_since,
-               paused FROM handlers",
+               paused, name FROM handlers",
         )?;
         let mut rows = select.query([])?;
         self.idle.clear();
+        self.handler_names.clear();
         self.breakers.clear();
         while let Some(row) = rows.next()? {
             let handler = row.get(3)?;
@@ -182,6 +191,7 @@ impl WriterCache {
                 IdleTime { total_ms: row.get(4)?, since_ms: row.get(5)?, is_paused: row.get(6)? };
             self.idle.insert(handler, idle);
             self.breakers.insert(handler, read_breaker(row)?);
+            self.handler_names.insert(handler, row.get(7)?);
         }
         Ok(())
     }

@@ -495,7 +495,14 @@ impl IntakeRequest<'_> {
             queue_limit: runtime.queue_limit.clone(),
             ..NewEvent::default()
         };
-        Ok((event, preset_response))
+        if insert_mode != InsertMode::Store {
+            return Ok((event, preset_response));
+        }
+        let salt = clock::random_id().map_err(|_| Rejection::Unavailable)?;
+        let seal = move |received: &ReceivedRequest<'_>| {
+            event.with_seal(&received.runtime.source.name, salt, received.request.body)
+        };
+        Ok((received.run_check(&self.state.check_pool, seal).await?, preset_response))
     }
 
     /// Evaluates `dedupe` alone, because the handlers' expressions are too slow. Returns `None` if the key is

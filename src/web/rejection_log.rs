@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicI64;
 use parking_lot::Mutex;
 
 use crate::domain;
-use crate::store::rejections::RejectionRow;
+use crate::store::rejections::{RejectionKind, RejectionRow};
 
 /// Maximum number of rows per hour for one source, address and reason.
 const ROWS_PER_HOUR: u32 = 100;
@@ -47,6 +47,8 @@ struct RejectionBucket {
     rows: u32,
     /// Rejections since the last `drain` that only add to the count of the last row.
     suppressed: i64,
+    /// The count of the last row has grown.
+    has_grown: bool,
     last: RejectionRow,
 }
 
@@ -79,7 +81,7 @@ impl RejectionLog {
             }
             Some(bucket) => {
                 // The count so far belongs to the previous row.
-                pending.extend(bucket.take_suppressed());
+                pending.extend(bucket.end_row());
                 let row = row();
                 pending.push(row.clone());
                 if !bucket.is_current(now_ms) {
@@ -110,21 +112,24 @@ impl RejectionLog {
         let mut buffer = self.0.lock();
         let RejectionLogState { buckets, overflow, pending } = &mut *buffer;
         let mut rows = std::mem::take(pending);
-        rows.extend(
-            buckets
-                .values_mut()
-                .chain(overflow.values_mut())
-                .filter_map(RejectionBucket::take_suppressed),
-        );
-        buckets.retain(|_, bucket| bucket.is_current(now_ms));
-        overflow.retain(|_, bucket| bucket.is_current(now_ms));
+        let mut is_current = |bucket: &mut RejectionBucket| {
+            let is_current = bucket.is_current(now_ms);
+            if !is_current {
+                rows.extend(bucket.end_row());
+            }
+            is_current
+        };
+        buckets.retain(|_, bucket| is_current(bucket));
+        overflow.retain(|_, bucket| is_current(bucket));
+        let open_buckets = buckets.values_mut().chain(overflow.values_mut());
+        rows.extend(open_buckets.filter_map(RejectionBucket::take_suppressed));
         rows
     }
 }
 
 impl RejectionBucket {
     fn new(row: RejectionRow, now_ms: i64) -> Self {
-        Self { since_ms: now_ms, rows: 1, suppressed: 0, last: row }
+        Self { since_ms: now_ms, rows: 1, suppressed: 0, has_grown: false, last: row }
     }
 
     /// False also after the clock was set back: otherwise the hour would never end.
@@ -132,10 +137,20 @@ impl RejectionBucket {
         (0..HOUR_MS).contains(&now_ms.saturating_sub(self.since_ms))
     }
 
+    /// Returns the last count of a row that gets no more, if it has grown.
+    fn end_row(&mut self) -> Option<RejectionRow> {
+        let count = std::mem::take(&mut self.suppressed);
+        let has_grown = std::mem::take(&mut self.has_grown) || count > 0;
+        let kind = RejectionKind::LastRepeat;
+        has_grown.then(|| RejectionRow { count, kind, ..self.last.clone() })
+    }
+
     /// Returns the count to add to the last row.
     fn take_suppressed(&mut self) -> Option<RejectionRow> {
         let count = std::mem::take(&mut self.suppressed);
-        (count > 0).then(|| RejectionRow { count, is_increment: true, ..self.last.clone() })
+        self.has_grown |= count > 0;
+        let kind = RejectionKind::Repeat;
+        (count > 0).then(|| RejectionRow { count, kind, ..self.last.clone() })
     }
 }
 
@@ -158,7 +173,7 @@ fn row(request: &RejectedRequest<'_>, now_ms: i64) -> RejectionRow {
         bytes: i64::try_from(request.bytes).unwrap_or(i64::MAX),
         count: 1,
         row_id: Arc::new(AtomicI64::new(0)),
-        is_increment: false,
+        kind: RejectionKind::New,
     }
 }
 
@@ -186,7 +201,7 @@ mod tests {
     }
 
     fn counts(rows: &[RejectionRow]) -> (usize, i64) {
-        let new = rows.iter().filter(|row| !row.is_increment).count();
+        let new = rows.iter().filter(|row| row.kind == RejectionKind::New).count();
         (new, rows.iter().map(|row| row.count).sum())
     }
 
@@ -198,7 +213,7 @@ mod tests {
         }
         let rows = log.drain(1000);
         assert_eq!(counts(&rows), (100, 250));
-        let added = rows.iter().find(|row| row.is_increment).unwrap();
+        let added = rows.iter().find(|row| row.kind == RejectionKind::Repeat).unwrap();
         assert!(Arc::ptr_eq(&added.row_id, &rows[99].row_id));
         record(&log, "192.0.2.1", 2000);
         assert_eq!(counts(&log.drain(2000)), (0, 1));
@@ -253,7 +268,8 @@ mod tests {
         }
         let rows = log.drain(HOUR_MS);
         assert_eq!(counts(&rows), (200, 300));
-        let adds: Vec<&RejectionRow> = rows.iter().filter(|row| row.is_increment).collect();
+        let adds: Vec<&RejectionRow> =
+            rows.iter().filter(|row| row.kind != RejectionKind::New).collect();
         assert!(Arc::ptr_eq(&adds[0].row_id, &rows[99].row_id) && adds[0].count == 50);
         assert_eq!(counts(&log.drain(2 * HOUR_MS)), (0, 0));
         assert!(log.0.lock().buckets.is_empty());

@@ -55,6 +55,7 @@ mod replay_protection;
 mod resource_shortage;
 mod restart;
 mod retention;
+mod seals;
 mod send;
 mod sender_presets;
 mod sender_sdks;

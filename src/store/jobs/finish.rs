@@ -6,11 +6,12 @@ use super::super::batch_insert::{
     BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts,
 };
 use super::super::breaker;
+use super::super::seal::{AttemptContent, AttemptFields, AttemptSeal, SealedTable, attempt_digest};
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::{AttemptRecord, JobOrigin, VersionKey, keys, load_current_claim, transition};
 use crate::domain::job::JobState;
-use crate::domain::{NextStep, Outcome};
+use crate::domain::{HandlerId, NextStep, Outcome, SourceId};
 
 /// Rows of `attempts` that are inserted together.
 pub type AttemptInserts<'c, 'e> = BatchInsert<'c, AttemptRow<'e>>;
@@ -24,8 +25,8 @@ pub struct AttemptRow<'e> {
 
 impl BatchRow for AttemptRow<'_> {
     const STATEMENTS: StatementTexts = statement_texts!(
-        "attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at, stdout, stderr)",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        "attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, next_at, salt, stdout, stderr)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
 
     fn byte_count(&self) -> usize {
@@ -43,6 +44,7 @@ impl BatchRow for AttemptRow<'_> {
             record.ended_at_ms,
             record.duration_ms,
             self.next_at_ms,
+            record.seal.as_ref().map(|seal| &seal.salt),
             non_empty(&record.stdout),
             non_empty(&record.stderr),
         ])
@@ -113,11 +115,39 @@ fn insert_attempt<'e>(
 ) -> rusqlite::Result<()> {
     let id = tx.cache.counters.attempt + 1;
     attempts.push(AttemptRow { id, record, next_at_ms })?;
+    let fields = AttemptFields {
+        event: record.event.0,
+        item: record.item.map(i64::from),
+        job: record.claim.job.0,
+        attempt: i64::from(record.claim.attempt),
+        outcome: record.outcome.name(),
+        ended_at_ms: record.ended_at_ms,
+        duration_ms: record.duration_ms,
+        next_at_ms,
+    };
+    let content = match &record.seal {
+        Some(seal) => seal.content(),
+        None => AttemptContent::Permanent { detail: &record.detail },
+    };
+    add_attempt(tx, (record.source, record.handler), fields, &content)
+}
+
+/// Records what follows from the row of an attempt: the highest id, its seal, the block index and the counts of the
+/// minute.
+fn add_attempt(
+    tx: &mut WriteTransaction<'_>,
+    (source, handler): (SourceId, HandlerId),
+    fields: AttemptFields<'_>,
+    content: &AttemptContent<'_>,
+) -> rusqlite::Result<()> {
+    let id = tx.cache.counters.attempt + 1;
     tx.cache.counters.attempt = id;
-    let AttemptRecord { source, handler, outcome, duration_ms, .. } = *record;
+    let name = tx.cache.handler_names.get(&handler).map_or("", String::as_str);
+    let digest = attempt_digest(name, &fields, content);
+    tx.effects.sealed.add(SealedTable::Attempts, id, digest);
     tx.cache.blocks.add_attempt(tx.conn, handler, source, id)?;
-    let has_succeeded = outcome == Outcome::Succeeded;
-    tx.effects.minute_counts.add_attempt(source, handler, has_succeeded, duration_ms);
+    let has_succeeded = fields.outcome == Outcome::Succeeded.name();
+    tx.effects.minute_counts.add_attempt(source, handler, has_succeeded, fields.duration_ms);
     Ok(())
 }
 
@@ -130,17 +160,34 @@ pub(in crate::store) fn record_failure(
     (origin, job): (JobOrigin, i64),
     reason: &str,
 ) -> rusqlite::Result<()> {
-    let id = tx.cache.counters.attempt + 1;
-    let JobOrigin { source, handler, .. } = origin;
+    let seal = AttemptSeal::new(reason, &[], &[]);
+    let fields = AttemptFields {
+        event: origin.event,
+        item: None,
+        job,
+        attempt: 1,
+        outcome: Outcome::Failed.name(),
+        ended_at_ms: tx.cache.wall_ms,
+        duration_ms: 0,
+        next_at_ms: None,
+    };
     tx.conn.change(
-        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, 0)",
-        params![id, job, Outcome::Failed.name(), reason, tx.cache.wall_ms],
+        "INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms, salt)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, 0, ?6)",
+        params![
+            tx.cache.counters.attempt + 1,
+            job,
+            fields.outcome,
+            reason,
+            fields.ended_at_ms,
+            seal.as_ref().map(|seal| &seal.salt)
+        ],
     )?;
-    tx.cache.counters.attempt = id;
-    tx.cache.blocks.add_attempt(tx.conn, handler, source, id)?;
-    tx.effects.minute_counts.add_attempt(source, handler, false, 0);
-    Ok(())
+    let content = match &seal {
+        Some(seal) => seal.content(),
+        None => AttemptContent::Permanent { detail: reason },
+    };
+    add_attempt(tx, (origin.source, origin.handler), fields, &content)
 }
 
 fn non_empty(bytes: &[u8]) -> Option<&[u8]> {

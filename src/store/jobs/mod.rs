@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Row};
 
 use self::transition::IS_RUNNING;
+use super::seal::AttemptSeal;
 use super::statements::Statements;
 use super::writer_cache::WriterCache;
 use crate::domain::breaker::BreakerPolicy;
@@ -143,6 +144,8 @@ pub(super) struct VersionKey {
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
     pub claim: Claim,
+    pub event: EventId,
+    pub item: Option<u32>,
     pub handler: HandlerId,
     pub source: SourceId,
     pub outcome: Outcome,
@@ -152,6 +155,8 @@ pub struct AttemptRecord {
     pub duration_ms: i64,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+    /// For `detail` and the outputs. It is made before the writer gets the record, because outputs may be large.
+    pub seal: Option<AttemptSeal>,
     pub next: NextStep,
     /// The handler reported that a retry is useless. This is not a failure of the handler.
     pub is_permanent: bool,
@@ -168,6 +173,8 @@ impl AttemptRecord {
         let next = NextStep::Retry { delay: Duration::ZERO, failures: job.failures };
         Self {
             claim: job.claim,
+            event: job.event,
+            item: job.item,
             handler: job.handler,
             source: job.source,
             outcome: Outcome::Interrupted,
@@ -176,6 +183,7 @@ impl AttemptRecord {
             duration_ms: 0,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            seal: AttemptSeal::new(detail, &[], &[]),
             next,
             is_permanent: false,
             is_probe: job.is_probe,

@@ -5,9 +5,12 @@ use rusqlite::Connection;
 
 use super::super::jobs::transition::{IS_DEAD, IS_NOT_GIVEN_UP};
 use super::super::row_budget::RowBudget;
+use super::super::seal::{AttemptSeal, SealedTable, record_removal};
 use super::super::statements::Statements;
+use super::super::write_transaction::WriteTransaction;
 use super::RemovedPart;
 use super::assessment::RemovableEvent;
+use crate::domain::quote::without_quote;
 
 /// An event with more jobs is removed in several transactions.
 const MAX_JOBS_AT_ONCE: usize = 200;
@@ -19,7 +22,7 @@ pub(super) fn is_large(event: &RemovableEvent) -> bool {
 
 /// Removes events whose ids, and whose jobs, follow each other. Returns how many jobs it deleted.
 pub(super) fn remove_run(
-    conn: &Connection,
+    tx: &mut WriteTransaction<'_>,
     part: RemovedPart,
     run: &[RemovableEvent],
 ) -> rusqlite::Result<u64> {
@@ -27,19 +30,20 @@ pub(super) fn remove_run(
     let mut jobs = 0;
     if first.first_job <= last.last_job {
         let has_given_up = run.iter().any(|event| event.has_given_up);
-        jobs = remove_jobs(conn, part, [first.first_job, last.last_job], has_given_up)?;
+        jobs = remove_jobs(tx, part, [first.first_job, last.last_job], has_given_up)?;
     }
-    remove_events(conn, part, [first.id, last.id])?;
+    remove_events(tx, part, [first.id, last.id])?;
     Ok(jobs)
 }
 
 /// Removes what belongs to a range of jobs. Returns how many jobs it deleted.
 fn remove_jobs(
-    conn: &Connection,
+    tx: &mut WriteTransaction<'_>,
     part: RemovedPart,
     range: [i64; 2],
     has_given_up: bool,
 ) -> rusqlite::Result<u64> {
+    let conn = tx.conn;
     conn.change("DELETE FROM items WHERE job BETWEEN ?1 AND ?2", range)?;
     match part {
         RemovedPart::Quotes => {
@@ -47,11 +51,7 @@ fn remove_jobs(
             Ok(0)
         }
         RemovedPart::Body => {
-            conn.change(
-                "UPDATE attempts SET stdout = NULL, stderr = NULL WHERE job BETWEEN ?1 AND ?2
-                   AND (stdout IS NOT NULL OR stderr IS NOT NULL)",
-                range,
-            )?;
+            remove_outputs(conn, range)?;
             Ok(0)
         }
         RemovedPart::Event => {
@@ -65,28 +65,56 @@ fn remove_jobs(
                     range,
                 )?;
             }
-            conn.change("DELETE FROM attempts WHERE job BETWEEN ?1 AND ?2", range)?;
+            let sql = "DELETE FROM attempts WHERE job BETWEEN ?1 AND ?2 RETURNING id";
+            let attempts = conn.list(sql, range, |row| row.get(0))?;
+            record_removal(conn, &mut tx.effects.sealed, SealedTable::Attempts, attempts)?;
             let deleted = conn.change("DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2", range)?;
             Ok(deleted as u64)
         }
     }
 }
 
+/// Removes the outputs of attempts. Their digest takes the place of their salt.
+fn remove_outputs(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
+    conn.change(
+        "UPDATE attempts SET content_digest = attempt_outputs_digest(salt, stdout, stderr),
+           salt = substr(salt, 1, 16), stdout = NULL, stderr = NULL
+         WHERE job BETWEEN ?1 AND ?2 AND (stdout IS NOT NULL OR stderr IS NOT NULL)",
+        range,
+    )?;
+    Ok(())
+}
+
+/// An attempt whose detail may quote an event.
+struct QuotingAttempt {
+    id: i64,
+    detail: String,
+    salt: Vec<u8>,
+    outputs_digest: Option<Vec<u8>>,
+}
+
 /// Removes what may quote a body from jobs and their attempts. The texts of cancelled jobs and of interrupted attempts
 /// are those of the program or of a person.
 fn remove_quotes(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
-    let details: Vec<(i64, String)> = conn.list(
-        "SELECT id, detail FROM attempts WHERE job BETWEEN ?1 AND ?2 AND outcome <> 'interrupted'",
+    remove_outputs(conn, range)?;
+    let quoting: Vec<QuotingAttempt> = conn.list(
+        "SELECT id, detail, salt, content_digest FROM attempts
+         WHERE job BETWEEN ?1 AND ?2 AND salt IS NOT NULL AND outcome <> 'interrupted'",
         range,
-        |row| row.try_into(),
+        |row| {
+            let (id, detail, salt, outputs_digest) = row.try_into()?;
+            Ok(QuotingAttempt { id, detail, salt, outputs_digest })
+        },
     )?;
-    for (id, detail) in details {
-        let sql = "UPDATE attempts SET stdout = NULL, stderr = NULL, detail = ?2 WHERE id = ?1";
-        conn.change(sql, (id, without_quote(&detail)))?;
+    for QuotingAttempt { id, detail, salt, outputs_digest } in quoting {
+        let rest = without_quote(&detail);
+        if rest != detail {
+            let digest = AttemptSeal::removed_digest(salt, &detail, outputs_digest.as_deref());
+            let sql =
+                "UPDATE attempts SET detail = ?2, content_digest = ?3, salt = NULL WHERE id = ?1";
+            conn.change(sql, (id, rest, digest))?;
+        }
     }
-    let sql = "UPDATE attempts SET stdout = NULL, stderr = NULL WHERE job BETWEEN ?1 AND ?2
-               AND outcome = 'interrupted'";
-    conn.change(sql, range)?;
     let sql = formatcp!("SELECT id, reason FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_DEAD}");
     let reasons: Vec<(i64, String)> = conn.list(sql, range, |row| row.try_into())?;
     for (id, reason) in reasons {
@@ -95,26 +123,6 @@ fn remove_quotes(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
     let sql = "UPDATE jobs SET ordering_key = NULL, debounce_key = NULL, version = NULL
                WHERE id BETWEEN ?1 AND ?2";
     conn.change(sql, range).map(|_| ())
-}
-
-/// Returns the first words of a detail if the program chose them, such as `exit 7`.
-fn without_quote(detail: &str) -> &str {
-    let start = detail.split(':').next().unwrap_or_default();
-    let mut words = start.split(' ');
-    let is_value = |word: Option<&str>| {
-        word.is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.len() <= 12)
-    };
-    let is_ours = match words.next() {
-        Some("exit" | "signal" | "status" | "timeout") => {
-            is_value(words.next()) && words.next().is_none()
-        }
-        Some(
-            "when" | "split" | "transform" | "ordering_key" | "version_by" | "unique_by"
-            | "debounce_by",
-        ) => words.next().is_none(),
-        _ => matches!(start, "" | "not started"),
-    };
-    if is_ours { start } else { "erased" }
 }
 
 /// Removes quotes of bodies that are removed from the log of circuit breakers and from recorded alerts: both may name
@@ -133,7 +141,12 @@ pub(in crate::store) fn remove_logged_quotes(conn: &Connection) -> rusqlite::Res
 }
 
 /// Removes a range of events without what belongs to their jobs.
-fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusqlite::Result<()> {
+fn remove_events(
+    tx: &mut WriteTransaction<'_>,
+    part: RemovedPart,
+    range: [i64; 2],
+) -> rusqlite::Result<()> {
+    let conn = tx.conn;
     match part {
         RemovedPart::Body | RemovedPart::Quotes => {
             if part == RemovedPart::Quotes {
@@ -146,14 +159,18 @@ fn remove_events(conn: &Connection, part: RemovedPart, range: [i64; 2]) -> rusql
         RemovedPart::Event => {
             conn.change("DELETE FROM partial_removals WHERE event BETWEEN ?1 AND ?2", range)?;
             conn.change("DELETE FROM duplicates WHERE event BETWEEN ?1 AND ?2", range)?;
-            conn.change("DELETE FROM events WHERE id BETWEEN ?1 AND ?2", range).map(|_| ())
+            let sql = "DELETE FROM events WHERE id BETWEEN ?1 AND ?2 RETURNING id";
+            let events = conn.list(sql, range, |row| row.get(0))?;
+            record_removal(conn, &mut tx.effects.sealed, SealedTable::Events, events)
         }
     }
 }
 
 fn remove_bodies(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
     conn.change(
-        "UPDATE events SET removed_bytes = length(body), body = NULL, headers = x'', query = NULL
+        "UPDATE events SET removed_bytes = length(body),
+           content_digest = event_content_digest(salt, query, headers, body), salt = NULL, body = NULL,
+           headers = x'', query = NULL
          WHERE id BETWEEN ?1 AND ?2 AND removed_bytes IS NULL",
         range,
     )?;
@@ -187,10 +204,11 @@ pub(in crate::store) struct RemovedJobs {
 
 /// Removes more of an event whose removal has begun.
 pub(in crate::store) fn continue_removal(
-    conn: &Connection,
+    tx: &mut WriteTransaction<'_>,
     event: i64,
     budget: &mut RowBudget,
 ) -> rusqlite::Result<RemovedJobs> {
+    let conn = tx.conn;
     let mut removed = RemovedJobs { jobs: 0, is_done: true };
     let sql = "SELECT p.rule, p.next_job, e.last_job FROM partial_removals p JOIN events e ON e.id = p.event
                WHERE p.event = ?1";
@@ -205,11 +223,11 @@ pub(in crate::store) fn continue_removal(
         let jobs = next_jobs(conn, event, next_job, last_job)?;
         let Some((&first, &last)) = jobs.first().zip(jobs.last()) else { break };
         if last <= last_job {
-            removed.jobs += remove_jobs(conn, part, [first, last], true)?;
+            removed.jobs += remove_jobs(tx, part, [first, last], true)?;
         } else {
             // The jobs between appended ones belong to other events.
             for &job in &jobs {
-                removed.jobs += remove_jobs(conn, part, [job, job], true)?;
+                removed.jobs += remove_jobs(tx, part, [job, job], true)?;
             }
         }
         next_job = last + 1;
@@ -221,7 +239,7 @@ pub(in crate::store) fn continue_removal(
             return Ok(removed);
         }
     }
-    remove_events(conn, part, [event, event])?;
+    remove_events(tx, part, [event, event])?;
     conn.change("DELETE FROM partial_removals WHERE event = ?1", [event])?;
     Ok(removed)
 }
@@ -246,28 +264,4 @@ fn next_jobs(
     }
     let sql = "SELECT id FROM jobs WHERE appended_to = ?1 AND id >= ?2 ORDER BY id LIMIT ?3";
     conn.list(sql, [event, next_job.max(last_job + 1), JOBS_PER_STEP], id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_quote;
-
-    #[test]
-    fn only_words_of_the_program_stay_of_a_detail() {
-        for (detail, left) in [
-            ("exit 7: bob@example.org is unknown", "exit 7"),
-            ("exit 0", "exit 0"),
-            ("status 503: {", "status 503"),
-            ("timeout 1m 30s: waiting", "erased"),
-            ("timeout 30s", "timeout 30s"),
-            ("not started: no such file", "not started"),
-            ("when: cannot index \"bob\"", "when"),
-            ("stored bob@example.org", "erased"),
-            ("bob says: hello", "erased"),
-            ("exit bob", "erased"),
-            ("", ""),
-        ] {
-            assert_eq!(without_quote(detail), left, "{detail}");
-        }
-    }
 }

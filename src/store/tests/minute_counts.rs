@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::queries::Rows;
+use crate::store::rejections::RejectionKind;
 use crate::store::stats::{load_handler_stats, load_source_stats};
 use rusqlite::types::Value;
 
@@ -42,7 +43,7 @@ fn reject(test: &mut TestStore, count: i64) {
         bytes: 0,
         count,
         row_id: Arc::default(),
-        is_increment: false,
+        kind: RejectionKind::New,
     };
     test.change(|tx| crate::store::rejections::write(tx, &[row]));
 }

@@ -45,6 +45,7 @@ mod queue_limit;
 mod replay;
 mod retention;
 mod retries;
+mod seals;
 mod search;
 mod selection;
 
@@ -127,6 +128,10 @@ impl TestStore {
             queue_limit: self.queue_limit.clone(),
             ..NewEvent::default()
         };
+        let sql = "SELECT name FROM sources WHERE id = ?1";
+        let name: String =
+            self.conn().query_row(sql, [self.source], |row| row.get(0)).unwrap_or_default();
+        let new_event = new_event.with_seal(&name, [9; 16], &self.body);
         self.change(|tx| events::insert_single_event(tx, &new_event))
     }
 
@@ -205,6 +210,8 @@ impl TestStore {
     ) -> AttemptRecord {
         AttemptRecord {
             claim: job.claim,
+            event: job.event,
+            item: job.item,
             handler: job.handler,
             source: job.source,
             outcome,
@@ -213,6 +220,7 @@ impl TestStore {
             duration_ms: 1,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            seal: None,
             next,
             is_permanent,
             is_probe: job.is_probe,

@@ -12,6 +12,7 @@ use crate::store::retention::{
     has_unfinished_removals, return_free_pages, start_removal,
 };
 use crate::store::row_budget::RowBudget;
+use crate::store::seal::AttemptSeal;
 use crate::store::verify;
 
 const DAY: i64 = 86_400_000;
@@ -65,7 +66,7 @@ impl TestStore {
 
     fn assert_verified(&self) {
         for check in verify::CHECKS {
-            assert_eq!(check.run(self.conn()).unwrap(), None, "{}", check.name);
+            assert_eq!(check.run(self.conn(), &|| false).unwrap(), [], "{}", check.name);
         }
     }
 
@@ -87,6 +88,7 @@ fn store_with_settled_event() -> TestStore {
         let mut record =
             store.attempt_record(&job, (Outcome::Succeeded, false), NextStep::Succeeded);
         (record.stdout, record.stderr) = (b"out".to_vec(), b"err".to_vec());
+        record.seal = AttemptSeal::new(&record.detail, &record.stdout, &record.stderr);
         store.change(|tx| finish::finish_single(tx, &record));
     }
     store
@@ -254,7 +256,7 @@ fn an_event_with_many_jobs_is_removed_in_short_transactions_and_a_later_process_
         assert!(!store.retry(1));
 
         assert!(has_unfinished_removals(store.conn()).unwrap());
-        while !store.change(|tx| finish_removals(tx.conn, &mut budget(100))) {}
+        while !store.change(|tx| finish_removals(tx, &mut budget(100))) {}
         assert!(!has_unfinished_removals(store.conn()).unwrap());
         assert_eq!(store.query_number("SELECT count(*) FROM items"), 0);
         store.apply_rule(rule, 100);
@@ -285,7 +287,7 @@ fn a_rule_completes_what_a_command_has_begun_with_and_then_does_its_own_part() {
 fn a_removal_whose_event_is_gone_is_forgotten() {
     let mut store = test_store();
     store.conn().execute("INSERT INTO partial_removals VALUES (7, 2, 1)", []).unwrap();
-    assert!(store.change(|tx| finish_removals(tx.conn, &mut budget(100))));
+    assert!(store.change(|tx| finish_removals(tx, &mut budget(100))));
     assert!(!has_unfinished_removals(store.conn()).unwrap());
 }
 

@@ -268,6 +268,23 @@ const ILLUSTRATIONS: &[(&str, &str, &str)] = &[
     ),
     (
         "docs/operations.md",
+        "a row was changed after it was sealed: event 2",
+        "outputs for altered rows; seals.rs compares their form",
+    ),
+    (
+        "docs/operations.md",
+        "368446:5f0c1d7e7f6c0a3c6a8a4d0b8f6ad1b3a9f3ad0f1f7c2f1c0d2c7a4be1a7c9d2",
+        "a random value; seals.rs compares its form",
+    ),
+    (
+        "docs/operations.md",
+        "the trail does not contain a head: \
+         368446:5f0c1d7e7f6c0a3c6a8a4d0b8f6ad1b3a9f3ad0f1f7c2f1c0d2c7a4be1a7c9d2 (seal 368446 has another value: \
+         what it seals was changed, or it is of another database)",
+        "an output for an altered database; seals.rs compares its form",
+    ),
+    (
+        "docs/operations.md",
         "/var/lib/hooktrail/hooktrail.db: restored up to event 184223; the next one is 1000184224",
         "an output for a large database; backup.rs compares its form",
     ),

@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -139,13 +140,25 @@ impl Scenario {
         let port = free.local_addr().expect("a local address").port();
         self.server = self.server.replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
         self.write();
-        Server { scenario: self, child: None, port, log: Arc::default() }
+        Server {
+            scenario: self,
+            child: None,
+            port,
+            log: Arc::default(),
+            has_altered_rows: AtomicBool::default(),
+        }
     }
 
     /// Starts the server and waits until it listens.
     pub fn start(self) -> Server {
         self.write();
-        let mut server = Server { scenario: self, child: None, port: 0, log: Arc::default() };
+        let mut server = Server {
+            scenario: self,
+            child: None,
+            port: 0,
+            log: Arc::default(),
+            has_altered_rows: AtomicBool::default(),
+        };
         server.start();
         server
     }
@@ -167,9 +180,15 @@ pub struct Server {
     child: Option<Child>,
     pub port: u16,
     log: Arc<Mutex<String>>,
+    has_altered_rows: AtomicBool,
 }
 
 impl Server {
+    /// Lets the test change rows as the server never would, which `verify` finds.
+    pub fn allow_altered_rows(&self) {
+        self.has_altered_rows.store(true, Ordering::Relaxed);
+    }
+
     /// Starts the server and waits until it listens.
     pub fn start(&mut self) {
         self.spawn();
@@ -465,6 +484,7 @@ pub fn stopped_server_with_jobs(events: usize, state: i64) -> Server {
              COMMIT;"
         ))
         .expect("events");
+    server.allow_altered_rows();
     server
 }
 
@@ -523,7 +543,8 @@ pub fn display_value(value: &Value) -> String {
 }
 
 impl Drop for Server {
-    /// Stops the server. The second signal ends its running handlers at once.
+    /// Stops the server, and verifies its database: whatever happened in a test, it follows all rules. The second signal
+    /// ends running handlers at once.
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -534,5 +555,11 @@ impl Drop for Server {
         }
         let _ = child.kill();
         let _ = child.wait();
+        if !std::thread::panicking() && !self.has_altered_rows.load(Ordering::Relaxed) {
+            let output = self.cli(&["verify"]);
+            // Without a database or a valid configuration there is only an error.
+            let has_problems = output.status.code() == Some(1) && !output.stdout.is_empty();
+            assert!(!has_problems, "verify: {}", stdout(&output));
+        }
     }
 }
