@@ -47,6 +47,7 @@ pub mod store {
     pub use crate::store::effects::Effects;
     pub use crate::store::jobs::finish::AttemptInserts;
     pub use crate::store::jobs::{AttemptRecord, ClaimedJob, claim, finish};
+    pub use crate::store::seal::seal_unsealed_rows;
     pub use crate::store::transaction_end::{write_directly, write_last};
     pub use crate::store::write_transaction::WriteTransaction;
     pub use crate::store::writer_cache::WriterCache;

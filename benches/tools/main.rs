@@ -16,6 +16,7 @@ mod answer;
 mod claims;
 mod expression;
 mod noop;
+mod seal;
 mod spawn;
 mod stream;
 mod sync;
@@ -48,6 +49,8 @@ enum Program {
     },
     /// Serve HTTP: read each body and discard it
     Noop { address: String },
+    /// Seal the rows of a database that benches/fill.sql made
+    Seal { database: PathBuf },
     /// Measure how often two threads can start /bin/true and wait for its end
     Spawn { seconds: f64 },
     /// Measure a `mode = "stream"` handler without queue and database
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Some(Program::Claims { folder, jobs, seconds }) => claims::run(&folder, jobs, seconds),
         Some(Program::Expression { hooktrail }) => expression::run(&hooktrail),
         Some(Program::Noop { address }) => noop::run(&address),
+        Some(Program::Seal { database }) => seal::run(&database),
         Some(Program::Spawn { seconds }) => spawn::run(seconds),
         Some(Program::Stream { threads, seconds, command }) => {
             stream::run(command, threads, seconds)

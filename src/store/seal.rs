@@ -15,6 +15,7 @@ mod check;
 mod digest;
 mod head;
 mod removal;
+mod unsealed;
 
 pub(super) use append::{SealChain, skip_ids, write_pending};
 pub(super) use chain::{NewEntries, SealedTable};
@@ -26,3 +27,4 @@ pub(super) use digest::{
 pub use digest::{AttemptSeal, EventSeal};
 pub use head::{HeadCheck, HeadSummary, SealHead, check_head, load_head};
 pub(super) use removal::{record_count_removal, record_removal};
+pub use unsealed::seal_unsealed_rows;

@@ -43,11 +43,7 @@ pub(in crate::store) fn check_seals(
         uncounted: Problem::new("the number of removed rows is not the one in the chain"),
     };
     let snapshot = conn.unchecked_transaction()?;
-    let names = "SELECT id, name FROM sources";
-    let sources = snapshot.list(names, [], |row| row.try_into())?;
-    let names = "SELECT id, name FROM handlers";
-    let handlers = snapshot.list(names, [], |row| row.try_into())?;
-    let names = Names { sources, handlers };
+    let names = Names::load(&snapshot)?;
     let mut check = SealCheck { conn, names, removed: [0; 3], problems };
     check.run(is_ended)?;
     let SealProblems { changed, missing, unsealed, broken, uncounted } = check.problems;
@@ -56,9 +52,19 @@ pub(in crate::store) fn check_seals(
 }
 
 /// The names of sources and handlers by their ids.
-struct Names {
+pub(super) struct Names {
     sources: HashMap<i64, String>,
     handlers: HashMap<i64, String>,
+}
+
+impl Names {
+    pub fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let (sources, handlers) = ("SELECT id, name FROM sources", "SELECT id, name FROM handlers");
+        Ok(Self {
+            sources: conn.list(sources, [], |row| row.try_into())?,
+            handlers: conn.list(handlers, [], |row| row.try_into())?,
+        })
+    }
 }
 
 struct SealCheck<'c> {
@@ -70,16 +76,17 @@ struct SealCheck<'c> {
 }
 
 /// A table whose rows are compared.
-struct TableCheck {
+pub(super) struct TableCheck {
     /// What a row is called.
-    name: &'static str,
-    sql: &'static str,
+    pub name: &'static str,
+    /// Selects the rows between two ids, each with its id first.
+    pub sql: &'static str,
     /// Returns the digest of a row. `None`: it contradicts itself.
-    digest: fn(&Names, &Row<'_>) -> rusqlite::Result<Option<Digest>>,
+    pub digest: fn(&Names, &Row<'_>) -> rusqlite::Result<Option<Digest>>,
 }
 
 /// In the order of `SealedTable`.
-const TABLES: [TableCheck; 3] = [
+pub(super) const TABLES: [TableCheck; 3] = [
     TableCheck {
         name: "event",
         sql: "SELECT id, uid, source, received_at, method, path, ip, query, headers, salt, content_digest,
