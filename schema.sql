@@ -16,8 +16,20 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
 -- for each row.
-CREATE TABLE counters (id INTEGER PRIMARY KEY CHECK (id = 1), event, job, attempt, replay);
-INSERT INTO counters VALUES (1, 0, 0, 0, 0);
+-- rejection: the highest id of a rejection that is sealed. kept_events, kept_attempts, kept_rejections: how many sealed
+--   rows there are. seals: how many were made. peaks: the digests of the perfect subtrees of the tree of seals, the
+--   largest first.
+CREATE TABLE counters (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  event, job, attempt, replay,
+  rejection INTEGER NOT NULL DEFAULT 0,
+  kept_events INTEGER NOT NULL DEFAULT 0,
+  kept_attempts INTEGER NOT NULL DEFAULT 0,
+  kept_rejections INTEGER NOT NULL DEFAULT 0,
+  seals INTEGER NOT NULL DEFAULT 0,
+  peaks BLOB NOT NULL DEFAULT x''
+);
+INSERT INTO counters (id, event, job, attempt, replay) VALUES (1, 0, 0, 0, 0);
 
 -- last_seen_at: about when the last event arrived, or else when the source first appeared in the configuration
 --   (database clock).
@@ -334,34 +346,32 @@ CREATE TABLE retention_waiting (
 -- body is gone already; next_job: the next job whose rows are removed.
 CREATE TABLE partial_removals (event INTEGER PRIMARY KEY, rule INTEGER NOT NULL, next_job INTEGER NOT NULL);
 
--- The sealed trail (src/store/seal.rs). Each transaction that inserts or removes events, outcomes or rejections adds a
--- seal. Its chain value is the SHA-256 of the chain value before it and of all its other columns, so nobody can
--- change a sealed row without a change of the last chain value.
+-- The sealed trail (src/store/seal.rs). Each transaction that inserts events, attempts or rejections adds a seal. The
+-- seals are the leaves of a hash tree (RFC 9162), whose root depends on each sealed row.
 -- last_event, last_attempt, last_rejection: the highest id that is sealed.
--- events, attempts, rejections: how many rows were sealed so far.
--- removed_events, removed_attempts, removed_rejections: how many of them `retention`, `prune` and the bounds of a log
---   removed so far.
--- entries: the digest of each new event, attempt and rejection, and of the final counts of rejections, each after the
---   id of its row. NULL: all these rows are removed. Of neighbours without entries, only the last one stays.
+-- kept_events, kept_attempts, kept_rejections: how many sealed rows there are. `retention`, `prune` and the bound of
+--   the rejections lower them.
+-- entries: how many events, attempts and rejections the seal has, in 4 bytes each; the digests of these rows; and the
+--   final counts of rejections, each the id and a digest.
 CREATE TABLE seals (
   id INTEGER PRIMARY KEY,
   sealed_at INTEGER NOT NULL,
   last_event INTEGER NOT NULL,
   last_attempt INTEGER NOT NULL,
   last_rejection INTEGER NOT NULL,
-  events INTEGER NOT NULL,
-  attempts INTEGER NOT NULL,
-  rejections INTEGER NOT NULL,
-  removed_events INTEGER NOT NULL,
-  removed_attempts INTEGER NOT NULL,
-  removed_rejections INTEGER NOT NULL,
-  chain BLOB NOT NULL,
-  entries BLOB
+  kept_events INTEGER NOT NULL,
+  kept_attempts INTEGER NOT NULL,
+  kept_rejections INTEGER NOT NULL,
+  entries BLOB NOT NULL
 );
 
 -- Which rows of a seal are removed, while others are left: one bit for each entry, the first in the lowest bit of the
 -- first byte.
 CREATE TABLE seal_removals (seal INTEGER PRIMARY KEY, entries BLOB NOT NULL);
+
+-- The digests of subtrees whose seals are removed with all their rows. first: the first leaf, from 0. The subtree has
+-- 2^level leaves.
+CREATE TABLE seal_subtrees (first INTEGER PRIMARY KEY, level INTEGER NOT NULL, digest BLOB NOT NULL);
 
 -- Changes to all rows of a table that a migration left for later (src/store/backfill.rs). The rows from next_id to
 -- last_id still have the earlier form.

@@ -22,7 +22,7 @@ pub struct VerifyArgs {
     /// A backup. Default: the database, also while a server uses it
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Print the newest seal of the trail, to be kept elsewhere, and check nothing
+    /// Print the head of the sealed trail, to be kept elsewhere, and check nothing
     #[arg(long, conflicts_with = "against")]
     head: bool,
     /// Also check that the trail contains this output of an earlier `verify --head`; can be repeated
@@ -48,19 +48,17 @@ pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError>
     if args.head {
         return print_head(&seal::load_head(&first)?, args.json);
     }
-    let heads = verify::check_heads(&first, &args.against)?;
     process::lower_priority();
     let interruption = Interruption::watch()?;
     let mut line = ProgressLine::new();
-    let found = verify::run_all(first, open, &mut |begun| {
+    let found = verify::run_all(first, open, &args.against, &mut |begun| {
         let name =
             begun.checked_sub(1).and_then(|last| CHECKS.get(last)).map_or("", |check| check.name);
         line.update(|| format!("check {begun} of {}: {name}", CHECKS.len()));
         interruption.control_flow()
     });
     line.clear();
-    let mut found = found.with_context(|| path.clone())?;
-    found.extend(heads);
+    let found = found.with_context(|| path.clone())?;
     if interruption.control_flow().is_break() {
         return Err(super::user_error("interrupted: the database is not verified"));
     }
@@ -71,7 +69,7 @@ pub fn verify(loaded: &LoadedConfig, args: &VerifyArgs) -> Result<(), ExitError>
     }
 }
 
-/// Prints the newest seal on one line, which is the argument of `--against`.
+/// Prints the head on one line, which is the argument of `--against`.
 fn print_head(summary: &HeadSummary, as_json: bool) -> Result<(), ExitError> {
     let HeadSummary { head, sealed_at_ms, events, outcomes, rejections } = summary;
     let mut out = output::stdout();

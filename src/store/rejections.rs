@@ -166,15 +166,15 @@ fn trim(tx: &mut WriteTransaction<'_>, count_to_delete: i64) -> rusqlite::Result
     let missing = limit - trimmed.len();
     trimmed.extend(known_rows.into_iter().take(missing));
     let mut delete = conn.prepare_cached("DELETE FROM rejected_requests WHERE id = ?1")?;
-    for TrimmedRow { id, count_seal } in &trimmed {
+    for TrimmedRow { id, .. } in &trimmed {
         delete.execute([id])?;
-        if let Some(count_seal) = count_seal {
-            seal::record_count_removal(conn, *count_seal, *id)?;
-        }
     }
+    let counts = trimmed.iter().filter_map(|row| Some((row.count_seal?, row.id))).collect();
+    seal::record_count_removal(conn, &tx.cache.seals, counts)?;
     let ids: Vec<i64> = trimmed.iter().map(|row| row.id).collect();
     let deleted = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-    seal::record_removal(conn, &mut tx.effects.sealed, SealedTable::Rejections, ids)?;
+    let sealed = &mut tx.effects.sealed;
+    seal::record_removal(conn, &tx.cache.seals, sealed, SealedTable::Rejections, ids)?;
     Ok(deleted)
 }
 

@@ -20,7 +20,7 @@ use super::database_copy::{
 use super::lock::Lock;
 use super::migrate::{check_backup, open_unused, read_meta};
 use super::open_files::{FileId, with_suffix};
-use super::{backup_schedule, checkpoint, database_copy, rescue, seal};
+use super::{backup_schedule, checkpoint, database_copy, rescue};
 use crate::clock::{self, MonotonicClock};
 
 /// The ids of events, jobs, outcomes and replays continue this far above those of the backup. The lost database may
@@ -143,10 +143,8 @@ fn open_old(database: &Path) -> rusqlite::Result<Connection> {
 fn prepare(copy: &Path, counters: &Counters) -> anyhow::Result<()> {
     let conn = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set_journal_mode(&conn, "delete")?;
-    let skipped_ids = counters[0] - read_counters(&conn)?[0];
     let sql = "UPDATE counters SET event = ?1, job = ?2, attempt = ?3, replay = ?4";
     conn.execute(sql, *counters)?;
-    seal::skip_ids(&conn, skipped_ids, clock::wall_ms())?;
     let (_, anchor) = read_meta(&conn)?;
     backup_schedule::restart(&conn, MonotonicClock::from_anchor(&anchor))?;
     set_journal_mode(&conn, "wal")?;

@@ -34,6 +34,9 @@ use removal::{begun_part, is_large, remove_run};
 /// Events that one batch has at most.
 pub const MAX_BATCH_EVENTS: usize = 64;
 
+/// Events and jobs that are removed between two looks at the clock.
+const MAX_RUN_ROWS: usize = 100;
+
 /// The part of an event that a rule removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovedPart {
@@ -234,7 +237,8 @@ pub(super) fn apply_batch(
                         break;
                     }
                     run.push(next);
-                    if run.iter().map(|event| event.jobs).sum::<usize>() > budget.rows {
+                    let rows: usize = run.iter().map(|event| 2 + event.jobs).sum();
+                    if rows > budget.rows.min(MAX_RUN_ROWS) {
                         break;
                     }
                 }

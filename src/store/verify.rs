@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED};
 use super::migrate::{check_is_ours, open_unused};
-use super::seal::{self, HeadCheck, SealHead};
+use super::seal::{self, SealHead};
 
 pub use super::problem::Problem;
 
@@ -53,18 +53,20 @@ impl Check {
         Self { name, rule: Rule::Query { problem, sql } }
     }
 
-    /// Returns what contradicts the rule. Damage that ends the check is a problem too. `is_ended` may end it before.
+    /// Returns what contradicts the rule. Damage that ends the check is a problem too, and so is one of `heads` that the
+    /// trail does not contain. `is_ended` may end the check before.
     ///
     /// # Errors
     /// The database cannot be read for another reason.
     pub fn run(
         &self,
         conn: &Connection,
+        heads: &[SealHead],
         is_ended: &dyn Fn() -> bool,
     ) -> rusqlite::Result<Vec<Problem>> {
         let mut damage = Problem::new(DAMAGED);
         let result = match self.rule {
-            Rule::Seals => seal::check_seals(conn, is_ended),
+            Rule::Seals => seal::check_seals(conn, heads, is_ended),
             Rule::Query { problem, sql } => {
                 let mut problem = Problem::new(problem);
                 collect(conn, sql, &mut problem)
@@ -72,7 +74,10 @@ impl Check {
             }
         };
         match result {
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            Err(e)
+                if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+                    || seal::is_wrong_type(&e) =>
+            {
                 damage.add(e.to_string());
                 Ok(vec![damage])
             }
@@ -112,6 +117,7 @@ pub fn open(backup: &Path) -> anyhow::Result<Connection> {
 pub fn run_all(
     first: Connection,
     open: impl Fn() -> anyhow::Result<Connection>,
+    heads: &[SealHead],
     on_progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
 ) -> anyhow::Result<Vec<Problem>> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
@@ -126,7 +132,8 @@ pub fn run_all(
         while !is_ended.load(Ordering::Relaxed) {
             let index = begun.fetch_add(1, Ordering::Relaxed);
             let Some(check) = CHECKS.get(index) else { break };
-            *results[index].lock() = check.run(conn, &|| is_ended.load(Ordering::Relaxed))?;
+            *results[index].lock() =
+                check.run(conn, heads, &|| is_ended.load(Ordering::Relaxed))?;
         }
         Ok(())
     };
@@ -150,31 +157,6 @@ pub fn run_all(
         found.truncate(1);
     }
     Ok(found.into_iter().flatten().collect())
-}
-
-/// Returns the heads that are not in the chain, and why.
-///
-/// # Errors
-/// The database cannot be read.
-pub fn check_heads(conn: &Connection, heads: &[SealHead]) -> rusqlite::Result<Option<Problem>> {
-    let mut problem = Problem::new("the trail does not contain a head");
-    for head in heads {
-        let seal = head.seal;
-        let reason = match seal::check_head(conn, head)? {
-            HeadCheck::Contained => continue,
-            HeadCheck::Different => format!(
-                "seal {seal} has another value: what it seals was changed, or it is of another database"
-            ),
-            HeadCheck::Newer { newest } => format!(
-                "the newest seal is {newest}: later ones are missing, or it is of another database"
-            ),
-            HeadCheck::Gone => format!(
-                "seal {seal} is not stored: its rows were removed, or a restore has skipped it"
-            ),
-        };
-        problem.add(format!("{head} ({reason})"));
-    }
-    Ok(Some(problem).filter(|problem| problem.count > 0))
 }
 
 /// All checks. The first one reads each page and each index; the others rely on it.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, Row};
 
 use super::block_index::BlockIndex;
-use super::seal::SealChain;
+use super::seal::SealTree;
 use super::statements::Statements;
 use crate::clock::MonotonicClock;
 use crate::domain::breaker::BreakerState;
@@ -64,8 +64,8 @@ pub struct WriterCache {
     /// Wall clock, as of this transaction.
     pub wall_ms: i64,
     pub counters: Counters,
-    /// The newest seal.
-    pub(super) seals: SealChain,
+    /// The tree of all seals.
+    pub(super) seals: SealTree,
     /// The names of all handlers, for the seals of their outcomes.
     pub(super) handler_names: HashMap<HandlerId, String>,
     idle: HashMap<HandlerId, IdleTime>,
@@ -123,7 +123,7 @@ impl WriterCache {
             now_ms: clock.now_ms(),
             wall_ms: crate::clock::wall_ms(),
             counters: Counters::default(),
-            seals: SealChain::load(conn)?,
+            seals: SealTree::load(conn)?,
             handler_names: HashMap::new(),
             idle: HashMap::new(),
             breakers: HashMap::new(),
@@ -149,7 +149,7 @@ impl WriterCache {
         let (event, job, attempt, replay) =
             conn.prepare_cached(sql)?.query_row([], |row| row.try_into())?;
         self.counters = Counters { event, job, attempt, replay };
-        self.seals = SealChain::load(conn)?;
+        self.seals = SealTree::load(conn)?;
         self.rejection_rows = conn.value("SELECT count(*) FROM rejected_requests", [])?;
         self.reload_config_tables(conn)
     }

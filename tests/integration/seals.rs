@@ -70,10 +70,10 @@ fn a_head_stays_in_the_trail_through_restarts_backups_prune_and_erase() {
     assert!(pruned.status.success(), "{}", stderr(&pruned));
     assert_eq!(server.value("select count(*) from events"), "0");
     assert_eq!(server.value("select count(*) from attempts"), "0");
-    expect(&server, &["copy.db", "--against", &second], 1, "the newest seal is");
+    expect(&server, &["copy.db", "--against", &second], 1, "there are only ");
     let third = head(&server);
     // Those of the events are gone; the rejection and the removal of the others remain.
-    assert!(server.value("select count(*) from seals").parse::<i64>().expect("a number") <= 5);
+    assert_eq!(server.value("select count(*) from seals"), "1");
     post(&server);
     expect(&server, &["--against", &third], 0, VERIFIED);
 }
@@ -87,8 +87,10 @@ fn what_someone_changed_in_the_database_is_named() {
     change("update events set body = 'alice@example.org' where id = 2");
     expect(&server, &[], 1, "a row was changed after it was sealed: event 2\n");
     // The digest of the changed row cannot be put into its seal, either.
-    change("update seals set entries = randomblob(16) where last_event = 2 and events = 2");
-    expect(&server, &[], 1, "a seal does not follow from the one before it: seal ");
+    change(
+        "update seals set entries = substr(entries, 1, 12) || randomblob(16) where last_event = 2",
+    );
+    expect(&server, &[], 1, "the seals are not those of the head: ");
     let forged = first.replace(|digit: char| digit.is_ascii_lowercase(), "0");
     expect(&server, &["--against", &forged], 1, "the trail does not contain a head: ");
     let lines = server.cli(&["verify", "--json"]);
@@ -108,8 +110,7 @@ fn a_head_of_a_lost_database_is_not_in_its_backup() {
     server.stop();
     assert!(server.cli(&["restore", "copy.db", "--force"]).status.success());
     expect(&server, &["--against", &backed_up], 0, VERIFIED);
-    // The ids of seals go on far above, so a new seal is never taken for a lost one.
-    expect(&server, &["--against", &lost], 1, "its rows were removed, or a restore has skipped it");
+    expect(&server, &["--against", &lost], 1, "or was restored");
     server.start();
     post(&server);
     server.until("select count(*) from trail where succeeded = 1", "3");

@@ -67,7 +67,8 @@ fn remove_jobs(
             }
             let sql = "DELETE FROM attempts WHERE job BETWEEN ?1 AND ?2 RETURNING id";
             let attempts = conn.list(sql, range, |row| row.get(0))?;
-            record_removal(conn, &mut tx.effects.sealed, SealedTable::Attempts, attempts)?;
+            let sealed = &mut tx.effects.sealed;
+            record_removal(conn, &tx.cache.seals, sealed, SealedTable::Attempts, attempts)?;
             let deleted = conn.change("DELETE FROM jobs WHERE id BETWEEN ?1 AND ?2", range)?;
             Ok(deleted as u64)
         }
@@ -161,7 +162,8 @@ fn remove_events(
             conn.change("DELETE FROM duplicates WHERE event BETWEEN ?1 AND ?2", range)?;
             let sql = "DELETE FROM events WHERE id BETWEEN ?1 AND ?2 RETURNING id";
             let events = conn.list(sql, range, |row| row.get(0))?;
-            record_removal(conn, &mut tx.effects.sealed, SealedTable::Events, events)
+            let sealed = &mut tx.effects.sealed;
+            record_removal(conn, &tx.cache.seals, sealed, SealedTable::Events, events)
         }
     }
 }

@@ -7,30 +7,34 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::super::problem::Problem;
 use super::super::statements::Statements;
-use super::chain::{COUNT_ENTRY_BYTES, ENTRY_BYTES, SealRow, SealTotals, genesis};
+use super::append::{COUNT_ENTRY_BYTES, Entries, PerTable, SealRow, SealTree};
 use super::digest::{
-    AttemptContent, AttemptFields, AttemptSeal, Digest, EventFields, RejectionFields,
+    AttemptContent, AttemptFields, AttemptSeal, Digest, EventFields, RejectionFields, TreeDigest,
     attempt_digest, count_digest, event_content_digest, event_digest, rejection_digest,
 };
+use super::head::{HeadCheck, SealHead};
 use super::removal::RemovedEntries;
-use crate::clock;
+use super::tree::Peaks;
 
-/// What disagrees with the chain, in its order.
+/// What disagrees with the seals.
 struct SealProblems {
     changed: Problem,
     missing: Problem,
     unsealed: Problem,
-    broken: Problem,
-    uncounted: Problem,
+    damaged: Problem,
+    head: Problem,
+    miscounted: Problem,
+    not_contained: Problem,
 }
 
-/// Compares all rows with their seals, and the seals with each other, in one snapshot. `is_ended` ends that before it is
-/// complete.
+/// Compares all rows with their seals, and the tree over the seals with its head and with `heads`, in one snapshot.
+/// `is_ended` ends that before it is complete.
 ///
 /// # Errors
 /// The read failed.
 pub(in crate::store) fn check_seals(
     conn: &Connection,
+    heads: &[SealHead],
     is_ended: &dyn Fn() -> bool,
 ) -> rusqlite::Result<Vec<Problem>> {
     let problems = SealProblems {
@@ -39,16 +43,90 @@ pub(in crate::store) fn check_seals(
             "a sealed row is missing, and neither retention nor a bound removed it",
         ),
         unsealed: Problem::new("a row has no seal, or its seal says that it was removed"),
-        broken: Problem::new("a seal does not follow from the one before it"),
-        uncounted: Problem::new("the number of removed rows is not the one in the chain"),
+        damaged: Problem::new("a seal is missing or damaged"),
+        head: Problem::new("the seals are not those of the head"),
+        miscounted: Problem::new("the number of sealed rows is not the one in the seals"),
+        not_contained: Problem::new("the trail does not contain a head"),
     };
     let snapshot = conn.unchecked_transaction()?;
     let names = Names::load(&snapshot)?;
-    let mut check = SealCheck { conn, names, removed: [0; 3], problems };
-    check.run(is_ended)?;
-    let SealProblems { changed, missing, unsealed, broken, uncounted } = check.problems;
-    let problems = [changed, missing, unsealed, broken, uncounted];
+    let mut walk = TreeWalk::new(heads);
+    let mut check = SealCheck { conn, names, kept: [0; 3], problems };
+    if check.run(&mut walk, is_ended)? {
+        for (head, result) in walk.results() {
+            if let Some(reason) = reason(head, result) {
+                check.problems.not_contained.add(format!("{head} ({reason})"));
+            }
+        }
+    }
+    let SealProblems { changed, missing, unsealed, damaged, head, miscounted, not_contained } =
+        check.problems;
+    let problems = [changed, missing, unsealed, damaged, head, miscounted, not_contained];
     Ok(problems.into_iter().filter(|problem| problem.count > 0).collect())
+}
+
+/// Returns why a head is not in the trail. `None`: it is.
+fn reason(head: &SealHead, result: HeadCheck) -> Option<String> {
+    let seals = head.seals;
+    match result {
+        HeadCheck::Contained => None,
+        HeadCheck::Different => Some(format!(
+            "the first {seals} seals have another one: a sealed row was changed, or the database is another one or \
+             was restored"
+        )),
+        HeadCheck::Newer { seals } => Some(format!(
+            "there are only {seals} seals: later ones are missing, or the database is another one or was restored"
+        )),
+        HeadCheck::Gone => Some(
+            "it is not known any more, because the rows before and after it are removed".to_owned(),
+        ),
+    }
+}
+
+/// The tree while its leaves are read from left to right, and the heads that it is compared with.
+struct TreeWalk<'h> {
+    peaks: Peaks,
+    heads: Vec<(&'h SealHead, Option<HeadCheck>)>,
+}
+
+impl<'h> TreeWalk<'h> {
+    fn new(heads: &'h [SealHead]) -> Self {
+        let mut walk = Self {
+            peaks: Peaks::default(),
+            heads: heads.iter().map(|head| (head, None)).collect(),
+        };
+        walk.compare();
+        walk
+    }
+
+    /// Adds a subtree. Returns false if it cannot be at this place.
+    fn push(&mut self, level: u32, digest: TreeDigest) -> bool {
+        let is_pushed = self.peaks.push(level, digest);
+        self.compare();
+        is_pushed
+    }
+
+    fn compare(&mut self) {
+        let (size, mut root) = (self.peaks.size(), None);
+        for (head, result) in &mut self.heads {
+            if head.seals == size {
+                let root = *root.get_or_insert_with(|| self.peaks.root());
+                *result = Some(match root == head.root {
+                    true => HeadCheck::Contained,
+                    false => HeadCheck::Different,
+                });
+            }
+        }
+    }
+
+    fn results(&self) -> impl Iterator<Item = (&SealHead, HeadCheck)> {
+        let seals = self.peaks.size();
+        self.heads.iter().map(move |(head, result)| {
+            let is_newer = head.seals > seals;
+            let missing = if is_newer { HeadCheck::Newer { seals } } else { HeadCheck::Gone };
+            (*head, result.unwrap_or(missing))
+        })
+    }
 }
 
 /// The names of sources and handlers by their ids.
@@ -70,8 +148,8 @@ impl Names {
 struct SealCheck<'c> {
     conn: &'c Connection,
     names: Names,
-    /// How many rows are marked as removed, or belong to a seal without entries.
-    removed: [i64; 3],
+    /// How many sealed rows are not marked as removed.
+    kept: [i64; 3],
     problems: SealProblems,
 }
 
@@ -112,101 +190,103 @@ pub(super) const TABLES: [TableCheck; 3] = [
 struct TableEntries<'e> {
     first_id: i64,
     last_id: i64,
-    digests: &'e [[u8; ENTRY_BYTES]],
+    digests: &'e [Digest],
     /// The index of the first one among all entries of the seal.
     offset: usize,
 }
 
 impl SealCheck<'_> {
-    fn run(&mut self, is_ended: &dyn Fn() -> bool) -> rusqlite::Result<()> {
-        let sql = const_format::formatcp!(
-            "SELECT id, sealed_at, chain, entries, {} FROM seals ORDER BY id",
-            SealTotals::COLUMNS
+    /// Returns whether the tree is complete.
+    fn run(
+        &mut self,
+        walk: &mut TreeWalk<'_>,
+        is_ended: &dyn Fn() -> bool,
+    ) -> rusqlite::Result<bool> {
+        let tree = SealTree::load(self.conn)?;
+        let sql =
+            const_format::formatcp!("SELECT {}, entries FROM seals ORDER BY id", SealRow::COLUMNS);
+        let (mut statement, mut subtrees) = (
+            self.conn.prepare(sql)?,
+            self.conn.prepare("SELECT first, level, digest FROM seal_subtrees ORDER BY first")?,
         );
-        let mut statement = self.conn.prepare(sql)?;
         let mut rows = statement.query([])?;
-        let mut chain = genesis(self.conn)?.to_vec();
-        let mut before = SealTotals::default();
-        while let Some(row) = rows.next()? {
+        let mut subtrees = subtrees.query_map([], |row| row.try_into())?;
+        let mut next_subtree: Option<(i64, u32, TreeDigest)> = subtrees.next().transpose()?;
+        let mut is_complete = true;
+        let mut last = [0; 3];
+        loop {
             if is_ended() {
-                return Ok(());
+                return Ok(false);
             }
-            let totals = SealTotals::read(row, 4)?;
-            let seal = SealRow { id: row.get(0)?, sealed_at_ms: row.get(1)?, totals };
-            let value = row.get_ref(2)?.as_bytes().unwrap_or_default();
-            match row.get_ref(3)?.as_bytes_or_null().unwrap_or_default() {
-                Some(entries) => {
-                    if seal.chain_value(&chain, entries) != value {
-                        let sealed_at = clock::format_rfc3339(seal.sealed_at_ms);
-                        self.problems.broken.add(format!("seal {} ({sealed_at})", seal.id));
-                    }
-                    self.compare(&seal, &before, entries)?;
+            let row = rows.next()?;
+            let seal = row.map(SealRow::read).transpose()?;
+            // Those between two seals.
+            while let Some((first, level, digest)) = next_subtree
+                && seal.is_none_or(|seal| first < seal.id - 1)
+            {
+                if is_complete && (walk.peaks.size() != first || !walk.push(level, digest)) {
+                    self.problems.damaged.add(format!("seals from {}", walk.peaks.size() + 1));
+                    is_complete = false;
                 }
-                None => self.check_removed(&totals, &before)?,
+                next_subtree = subtrees.next().transpose()?;
             }
-            chain.clear();
-            chain.extend_from_slice(value);
-            before = totals;
+            let (Some(row), Some(seal)) = (row, seal) else { break };
+            let entries = bytes(row.get_ref(8)?);
+            if is_complete
+                && (walk.peaks.size() != seal.id - 1
+                    || !walk.push(0, seal.digest(&tree.database, entries)))
+            {
+                self.problems.damaged.add(format!("seals before {}", seal.id));
+                is_complete = false;
+            }
+            match Entries::parse(entries) {
+                Some(entries) => self.compare(&seal, &last, &entries)?,
+                None => self.problems.damaged.add(format!("seal {}", seal.id)),
+            }
+            last = seal.last;
         }
         for (table, check) in TABLES.iter().enumerate() {
-            let from = before.last[table].saturating_add(1);
-            self.list_unsealed(check, from, i64::MAX)?;
-            if self.removed[table] != before.removed[table] {
-                let (found, expected) = (self.removed[table], before.removed[table]);
+            self.list_unsealed(check, last[table].saturating_add(1), i64::MAX)?;
+            let (found, expected) = (self.kept[table], tree.kept[table]);
+            if found != expected {
                 let name = check.name;
-                self.problems.uncounted.add(format!("{name}s: {found} instead of {expected}"));
+                self.problems.miscounted.add(format!("{name}s: {found} instead of {expected}"));
             }
         }
-        Ok(())
-    }
-
-    /// Checks a seal without entries: none of its rows may exist.
-    fn check_removed(&mut self, totals: &SealTotals, before: &SealTotals) -> rusqlite::Result<()> {
-        let sealed = totals.sealed_since(before);
-        for (table, check) in TABLES.iter().enumerate() {
-            self.removed[table] += sealed[table];
-            self.list_unsealed(check, before.last[table] + 1, totals.last[table])?;
+        if is_complete && walk.peaks != tree.peaks {
+            let seals = walk.peaks.size();
+            self.problems.head.add(format!("{seals}:{}", hex::encode(walk.peaks.root())));
         }
-        Ok(())
+        Ok(is_complete)
     }
 
-    /// Compares the rows of a seal with its entries.
+    /// Compares the rows of a seal with its entries. `before`: the highest ids that are sealed by earlier seals.
     fn compare(
         &mut self,
         seal: &SealRow,
-        before: &SealTotals,
-        entries: &[u8],
+        before: &PerTable,
+        entries: &Entries<'_>,
     ) -> rusqlite::Result<()> {
-        let sealed = seal.totals.sealed_since(before);
-        let rows: usize = sealed.iter().map(|&rows| usize::try_from(rows).unwrap_or(0)).sum();
-        let Some((digests, counts)) = entries.split_at_checked(rows * ENTRY_BYTES) else {
-            // Its chain value is wrong, too.
-            return Ok(());
-        };
-        let digests = digests.as_chunks().0;
-        let count_entries = counts.len() / COUNT_ENTRY_BYTES;
-        let removed = RemovedEntries::load(self.conn, seal.id, rows + count_entries)?;
-        let mut offset = 0;
+        let removed = RemovedEntries::load(self.conn, seal.id, entries.len())?;
+        let mut rest = entries.digests;
         for (table, check) in TABLES.iter().enumerate() {
-            let count = usize::try_from(sealed[table]).unwrap_or(0);
-            let last_id = seal.totals.last[table];
-            let entries = TableEntries {
-                first_id: last_id - sealed[table] + 1,
-                last_id,
-                digests: &digests[offset..offset + count],
-                offset,
-            };
-            self.list_unsealed(check, before.last[table] + 1, entries.first_id - 1)?;
-            self.removed[table] += self.compare_table(check, &entries, &removed)?;
-            offset += count;
+            let (digests, more) = rest.split_at(entries.rows[table].min(rest.len()));
+            let offset = entries.digests.len() - rest.len();
+            rest = more;
+            let last_id = seal.last[table];
+            let count = i64::try_from(digests.len()).unwrap_or(i64::MAX);
+            let first_id = last_id.saturating_sub(count).saturating_add(1);
+            self.list_unsealed(check, before[table].saturating_add(1), first_id.saturating_sub(1))?;
+            let entries = TableEntries { first_id, last_id, digests, offset };
+            self.kept[table] += self.compare_table(check, &entries, &removed)?;
         }
-        for entry in counts.chunks_exact(COUNT_ENTRY_BYTES) {
+        for entry in entries.counts.chunks_exact(COUNT_ENTRY_BYTES) {
             self.compare_count(entry)?;
         }
         Ok(())
     }
 
-    /// Compares the rows of one table. Returns how many are marked as removed.
+    /// Compares the rows of one table. Returns how many are not marked as removed.
     fn compare_table(
         &mut self,
         check: &TableCheck,
@@ -220,10 +300,12 @@ impl SealCheck<'_> {
         let mut statement = conn.prepare_cached(check.sql)?;
         let mut rows = statement.query([entries.first_id, entries.last_id])?;
         let mut row = rows.next()?;
-        let mut removed_rows = 0;
-        for (index, (id, digest)) in (entries.first_id..).zip(entries.digests).enumerate() {
+        let mut kept_rows = 0;
+        for (index, (id, digest)) in
+            (entries.first_id..=entries.last_id).zip(entries.digests).enumerate()
+        {
             let is_removed = removed.contains(entries.offset + index);
-            removed_rows += i64::from(is_removed);
+            kept_rows += i64::from(!is_removed);
             let found = match row {
                 Some(row) if row.get::<_, i64>(0)? == id => {
                     match (check.digest)(&self.names, row) {
@@ -244,7 +326,7 @@ impl SealCheck<'_> {
                 row = rows.next()?;
             }
         }
-        Ok(removed_rows)
+        Ok(kept_rows)
     }
 
     /// Compares the final count of a rejection.
@@ -269,8 +351,12 @@ impl SealCheck<'_> {
             "outcome" => "SELECT id FROM attempts WHERE id BETWEEN ?1 AND ?2",
             _ => "SELECT id FROM rejected_requests WHERE id BETWEEN ?1 AND ?2",
         };
-        let ids: Vec<i64> = self.conn.list(sql, [first, last], |row| row.get(0))?;
-        ids.iter().for_each(|id| self.problems.unsealed.add(format!("{} {id}", check.name)));
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query([first, last])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            self.problems.unsealed.add(format!("{} {id}", check.name));
+        }
         Ok(())
     }
 }
@@ -360,7 +446,7 @@ fn read_rejection(_: &Names, row: &Row<'_>) -> rusqlite::Result<Option<Digest>> 
 }
 
 /// Returns whether a column has a value of a type that Hooktrail never writes there.
-fn is_wrong_type(error: &rusqlite::Error) -> bool {
+pub(in crate::store) fn is_wrong_type(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     matches!(
         error,

@@ -2,7 +2,7 @@
 //!
 //! Digests of rows are cut to 16 bytes. To change a row later, an attacker has to find another row with a given digest,
 //! which takes 2^128 steps. Collisions, which 2^64 steps find, are of no use: content is hashed with a salt that its
-//! sender cannot know. The chain values are whole.
+//! sender cannot know. The digests of seals are whole.
 
 use ring::digest::{Context, SHA256};
 use rusqlite::Connection;
@@ -14,8 +14,8 @@ use crate::domain::quote;
 /// SHA-256 of a row or a part of it, cut to 16 bytes.
 pub type Digest = [u8; 16];
 
-/// SHA-256 of a whole seal.
-pub(super) type ChainValue = [u8; 32];
+/// SHA-256 of a seal or of a subtree.
+pub type TreeDigest = [u8; 32];
 
 /// The bytes of a salt for one digest.
 const SALT_BYTES: usize = 16;
@@ -59,10 +59,10 @@ impl ValueHasher {
         }
     }
 
-    pub fn chain_value(self) -> ChainValue {
-        let mut value = ChainValue::default();
-        value.copy_from_slice(self.0.finish().as_ref());
-        value
+    /// Returns the digest of a leaf of the tree. The bytes that were hashed begin with 0, as RFC 9162 wants it: those
+    /// of the length of `kind`.
+    pub fn tree_digest(self) -> TreeDigest {
+        finish(self.0)
     }
 
     fn digest(self) -> Digest {
@@ -70,6 +70,26 @@ impl ValueHasher {
         digest.copy_from_slice(&self.0.finish().as_ref()[..size_of::<Digest>()]);
         digest
     }
+}
+
+fn finish(context: Context) -> TreeDigest {
+    let mut digest = TreeDigest::default();
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+/// Returns the digest of a subtree from those of its halves (RFC 9162 section 2.1.1).
+pub(super) fn parent_digest(left: &TreeDigest, right: &TreeDigest) -> TreeDigest {
+    let mut context = Context::new(&SHA256);
+    context.update(&[1]);
+    context.update(left);
+    context.update(right);
+    finish(context)
+}
+
+/// Returns the root of a tree without leaves.
+pub(super) fn empty_root() -> TreeDigest {
+    finish(Context::new(&SHA256))
 }
 
 /// The columns of an event that stay when its content is removed.

@@ -1,50 +1,30 @@
 //! Removed rows: their marks, and seals without any rows.
 //!
-//! The digest of a removed row stays in its seal, because the chain value depends on it. When all rows of a seal are
-//! removed, its digests go, and its chain value stays for the next seal. Of neighbouring seals without digests only the
-//! last one stays, so the table does not grow while rows come and go.
+//! The digest of a removed row stays in its seal, because the digest of the seal depends on it. When all rows of a seal
+//! are removed, only that digest stays, in `seal_subtrees`. When the seals of both halves of a subtree are removed, the
+//! digest of the subtree takes the place of theirs. So the tables do not grow while rows come and go.
 
 use rusqlite::Connection;
 
 use super::super::statements::Statements;
-use super::chain::{COUNT_ENTRY_BYTES, ENTRY_BYTES, NewEntries, PerTable, SealTotals, SealedTable};
+use super::append::{COUNT_ENTRY_BYTES, Entries, NewEntries, SealRow, SealTree, SealedTable};
+use super::digest::{TreeDigest, parent_digest};
+use super::tree::MAX_LEVEL;
 
-/// Where the entries of a seal are.
-#[derive(Clone, Copy, Debug)]
-struct SealLayout {
-    id: i64,
-    first: PerTable,
-    last: PerTable,
-    rows: PerTable,
-    /// The number of entries. `None`: they were removed.
-    entries: Option<usize>,
+/// A row of `seals`.
+struct StoredSeal {
+    row: SealRow,
+    entries: Vec<u8>,
 }
 
-impl SealLayout {
+impl StoredSeal {
     /// Loads the first seal from `id` on.
     fn load_from(conn: &Connection, id: i64) -> rusqlite::Result<Option<Self>> {
-        const FIRST: &str = const_format::formatcp!(
-            "SELECT id, length(entries), {} FROM seals WHERE id >= ?1 ORDER BY id LIMIT 1",
-            SealTotals::COLUMNS
+        const SQL: &str = const_format::formatcp!(
+            "SELECT {}, entries FROM seals WHERE id >= ?1 ORDER BY id LIMIT 1",
+            SealRow::COLUMNS
         );
-        const BEFORE: &str = const_format::formatcp!(
-            "SELECT {} FROM seals WHERE id < ?1 ORDER BY id DESC LIMIT 1",
-            SealTotals::COLUMNS
-        );
-        let found = conn.find(FIRST, [id], |row| {
-            Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?, SealTotals::read(row, 2)?))
-        })?;
-        let Some((id, bytes, totals)) = found else { return Ok(None) };
-        let before = conn.find(BEFORE, [id], |row| SealTotals::read(row, 0))?.unwrap_or_default();
-        let rows = totals.sealed_since(&before);
-        let count = row_count(rows);
-        let entries = bytes.map(|bytes| {
-            let bytes = usize::try_from(bytes).unwrap_or(0);
-            count + bytes.saturating_sub(count * ENTRY_BYTES) / COUNT_ENTRY_BYTES
-        });
-        let last = totals.last;
-        let first = std::array::from_fn(|table| last[table] - rows[table] + 1);
-        Ok(Some(Self { id, first, last, rows, entries }))
+        conn.find(SQL, [id], |row| Ok(Self { row: SealRow::read(row)?, entries: row.get(8)? }))
     }
 
     /// Finds the seal of a row.
@@ -60,9 +40,9 @@ impl SealLayout {
                 "SELECT id, last_rejection FROM seals WHERE id >= ?1 ORDER BY id LIMIT 1"
             }
         };
-        let ends: (Option<i64>, Option<i64>) = conn
-            .statement("SELECT (SELECT min(id) FROM seals), (SELECT max(id) FROM seals)")?
-            .query_row([], |row| row.try_into())?;
+        let ends = "SELECT (SELECT min(id) FROM seals), (SELECT max(id) FROM seals)";
+        let ends: (Option<i64>, Option<i64>) =
+            conn.statement(ends)?.query_row([], |row| row.try_into())?;
         let (Some(mut from), Some(mut to)) = ends else { return Ok(None) };
         // The last ids of seals increase with their own.
         while from < to {
@@ -75,22 +55,8 @@ impl SealLayout {
                 to = middle;
             }
         }
-        Ok(Self::load_from(conn, from)?.filter(|seal| seal.contains(table, id)))
+        Self::load_from(conn, from)
     }
-
-    fn contains(&self, table: SealedTable, id: i64) -> bool {
-        (self.first[table as usize]..=self.last[table as usize]).contains(&id)
-    }
-
-    /// Returns the index of a row's entry.
-    fn index_of(&self, table: SealedTable, id: i64) -> usize {
-        let before = row_count(self.rows[..table as usize].iter().copied());
-        before + usize::try_from(id - self.first[table as usize]).unwrap_or(0)
-    }
-}
-
-fn row_count(rows: impl IntoIterator<Item = i64>) -> usize {
-    rows.into_iter().map(|count| usize::try_from(count).unwrap_or(0)).sum()
 }
 
 /// Which entries of a seal belong to removed rows.
@@ -125,36 +91,59 @@ impl RemovedEntries {
 
 /// A seal whose entries are being marked.
 struct OpenSeal {
-    layout: SealLayout,
+    row: SealRow,
+    entries: Vec<u8>,
+    /// How many rows each table has.
+    rows: [usize; 3],
+    entry_count: usize,
     removed: RemovedEntries,
 }
 
 impl OpenSeal {
-    fn open(conn: &Connection, layout: SealLayout) -> rusqlite::Result<Self> {
-        let removed = RemovedEntries::load(conn, layout.id, layout.entries.unwrap_or(0))?;
-        Ok(Self { layout, removed })
+    /// `None`: the seal is damaged, which `verify` finds.
+    fn open(conn: &Connection, seal: StoredSeal) -> rusqlite::Result<Option<Self>> {
+        let Some(parsed) = Entries::parse(&seal.entries) else { return Ok(None) };
+        let (rows, entry_count) = (parsed.rows, parsed.len());
+        let removed = RemovedEntries::load(conn, seal.row.id, entry_count)?;
+        Ok(Some(Self { row: seal.row, entries: seal.entries, rows, entry_count, removed }))
     }
 
-    fn save(self, conn: &Connection) -> rusqlite::Result<()> {
-        let Self { layout, removed } = self;
-        match layout.entries {
-            None => Ok(()),
-            Some(entries) if removed.len() == entries => drop_entries(conn, layout.id),
-            Some(_) => {
-                let sql = "INSERT INTO seal_removals (seal, entries) VALUES (?1, ?2)
-                           ON CONFLICT (seal) DO UPDATE SET entries = excluded.entries";
-                conn.change(sql, (layout.id, removed.0)).map(|_| ())
-            }
+    /// Returns the index of the entry of a row, if it is in this seal.
+    fn index_of(&self, table: SealedTable, id: i64) -> Option<usize> {
+        let (rows, last) = (self.rows[table as usize], self.row.last[table as usize]);
+        let from_end = usize::try_from(last.checked_sub(id)?).ok().filter(|&place| place < rows)?;
+        let before: usize = self.rows[..table as usize].iter().sum();
+        Some(before + rows - 1 - from_end)
+    }
+
+    /// Marks the final count of a rejection.
+    fn mark_count(&mut self, rejection: i64) {
+        let Some(parsed) = Entries::parse(&self.entries) else { return };
+        let is_its = |entry: &[u8]| entry.starts_with(&rejection.to_be_bytes());
+        let place = parsed.counts.chunks_exact(COUNT_ENTRY_BYTES).position(is_its);
+        if let Some(place) = place {
+            self.removed.insert(parsed.digests.len() + place);
         }
+    }
+
+    fn save(self, conn: &Connection, tree: &SealTree) -> rusqlite::Result<()> {
+        if self.removed.len() == self.entry_count {
+            let digest = self.row.digest(&tree.database, &self.entries);
+            return remove_seal(conn, self.row.id, digest);
+        }
+        let sql = "INSERT INTO seal_removals (seal, entries) VALUES (?1, ?2)
+                   ON CONFLICT (seal) DO UPDATE SET entries = excluded.entries";
+        conn.change(sql, (self.row.id, self.removed.0)).map(|_| ())
     }
 }
 
-/// Marks rows that the transaction removes, and counts them in its seal. A row that was never sealed is left out.
+/// Marks rows that the transaction removes, and counts them. A row that was never sealed is left out.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub(in crate::store) fn record_removal(
     conn: &Connection,
+    tree: &SealTree,
     new: &mut NewEntries,
     table: SealedTable,
     mut ids: Vec<i64>,
@@ -162,79 +151,75 @@ pub(in crate::store) fn record_removal(
     ids.sort_unstable();
     let mut open: Option<OpenSeal> = None;
     for id in ids {
-        if !open.as_ref().is_some_and(|open| open.layout.contains(table, id)) {
-            let next = open.as_ref().map(|open| open.layout.id + 1);
-            if let Some(open) = open.take() {
-                open.save(conn)?;
-            }
-            // Most often the rows of neighbouring seals are removed together.
-            let near = match next {
-                Some(next) => {
-                    SealLayout::load_from(conn, next)?.filter(|seal| seal.contains(table, id))
+        let index = match open.as_ref().and_then(|open| open.index_of(table, id)) {
+            Some(index) => Some(index),
+            None => {
+                // Most often the rows of neighbouring seals are removed together.
+                let near = match open.as_ref() {
+                    Some(open) => StoredSeal::load_from(conn, open.row.id + 1)?,
+                    None => None,
+                };
+                let is_near = |seal: &StoredSeal| seal.row.last[table as usize] >= id;
+                if let Some(open) = open.take() {
+                    open.save(conn, tree)?;
                 }
-                None => None,
-            };
-            let layout = match near {
-                Some(layout) => Some(layout),
-                None => SealLayout::find(conn, table, id)?,
-            };
-            open = match layout {
-                Some(layout) => Some(OpenSeal::open(conn, layout)?),
-                None => None,
-            };
-        }
-        if let Some(OpenSeal { layout, removed }) = &mut open
-            && layout.entries.is_some()
-            && removed.insert(layout.index_of(table, id))
+                let seal = match near.filter(is_near) {
+                    Some(seal) => Some(seal),
+                    None => StoredSeal::find(conn, table, id)?,
+                };
+                open = match seal {
+                    Some(seal) => OpenSeal::open(conn, seal)?,
+                    None => None,
+                };
+                open.as_ref().and_then(|open| open.index_of(table, id))
+            }
+        };
+        if let Some((open, index)) = open.as_mut().zip(index)
+            && open.removed.insert(index)
         {
             new.removed[table as usize] += 1;
         }
     }
-    open.map_or(Ok(()), |open| open.save(conn))
+    open.map_or(Ok(()), |open| open.save(conn, tree))
 }
 
-/// Marks the final count of a rejection that the transaction removes.
+/// Marks the final counts of rejections that the transaction removes: pairs of a seal and the id of a rejection.
 ///
 /// # Errors
 /// The write failed. The caller rolls the transaction back.
 pub(in crate::store) fn record_count_removal(
     conn: &Connection,
-    seal: i64,
-    rejection: i64,
+    tree: &SealTree,
+    mut counts: Vec<(i64, i64)>,
 ) -> rusqlite::Result<()> {
-    let layout = SealLayout::load_from(conn, seal)?.filter(|layout| layout.id == seal);
-    let Some(layout) = layout else { return Ok(()) };
-    let rows = row_count(layout.rows);
-    let sql = "SELECT entries FROM seals WHERE id = ?1";
-    let entries: Vec<u8> = conn.find(sql, [seal], |row| row.get(0))?.flatten().unwrap_or_default();
-    let counts = entries.get(rows * ENTRY_BYTES..).unwrap_or_default();
-    let is_its = |entry: &[u8]| entry.starts_with(&rejection.to_be_bytes());
-    let Some(index) = counts.chunks_exact(COUNT_ENTRY_BYTES).position(is_its) else {
-        return Ok(());
-    };
-    let mut open = OpenSeal::open(conn, layout)?;
-    open.removed.insert(rows + index);
-    open.save(conn)
-}
-
-/// Removes the entries of a seal whose rows are all removed, and those of its neighbours without entries that no other
-/// seal needs.
-///
-/// # Errors
-/// The write failed. The caller rolls the transaction back.
-pub(super) fn drop_entries(conn: &Connection, seal: i64) -> rusqlite::Result<()> {
-    conn.change("DELETE FROM seal_removals WHERE seal = ?1", [seal])?;
-    // The seal after one without entries does not need the chain value before it.
-    conn.change(
-        "DELETE FROM seals WHERE id = (SELECT id FROM seals WHERE id < ?1 ORDER BY id DESC LIMIT 1)
-           AND entries IS NULL",
-        [seal],
-    )?;
-    let after = "SELECT entries IS NULL FROM seals WHERE id > ?1 ORDER BY id LIMIT 1";
-    if conn.find(after, [seal], |row| row.get(0))? == Some(true) {
-        conn.change("DELETE FROM seals WHERE id = ?1", [seal])?;
-    } else {
-        conn.change("UPDATE seals SET entries = NULL WHERE id = ?1", [seal])?;
+    counts.sort_unstable();
+    for of_one_seal in counts.chunk_by(|(seal, _), (next, _)| seal == next) {
+        let seal = of_one_seal[0].0;
+        let stored = StoredSeal::load_from(conn, seal)?.filter(|stored| stored.row.id == seal);
+        let Some(stored) = stored else { continue };
+        let Some(mut open) = OpenSeal::open(conn, stored)? else { continue };
+        of_one_seal.iter().for_each(|(_, rejection)| open.mark_count(*rejection));
+        open.save(conn, tree)?;
     }
     Ok(())
+}
+
+/// Replaces a seal, whose rows are all removed, by its digest.
+fn remove_seal(conn: &Connection, id: i64, mut digest: TreeDigest) -> rusqlite::Result<()> {
+    conn.change("DELETE FROM seal_removals WHERE seal = ?1", [id])?;
+    conn.change("DELETE FROM seals WHERE id = ?1", [id])?;
+    let (mut first, mut level) = (id - 1, 0_u32);
+    let take = "DELETE FROM seal_subtrees WHERE first = ?1 AND level = ?2 RETURNING digest";
+    while level < MAX_LEVEL {
+        let sibling = first ^ (1 << level);
+        let Some(other) = conn.find(take, (sibling, level), |row| row.get(0))? else { break };
+        digest = match sibling < first {
+            true => parent_digest(&other, &digest),
+            false => parent_digest(&digest, &other),
+        };
+        first = first.min(sibling);
+        level += 1;
+    }
+    let sql = "INSERT INTO seal_subtrees (first, level, digest) VALUES (?1, ?2, ?3)";
+    conn.change(sql, (first, level, digest)).map(|_| ())
 }

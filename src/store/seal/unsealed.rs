@@ -3,8 +3,7 @@
 use rusqlite::Connection;
 
 use super::super::statements::Statements;
-use super::append::{SealChain, write_pending};
-use super::chain::{NewEntries, SealedTable};
+use super::append::{NewEntries, SealTree, SealedTable, write_pending};
 use super::check::{Names, TABLES};
 use crate::clock;
 
@@ -14,12 +13,16 @@ use crate::clock;
 /// A read or a write failed, or a row contradicts itself.
 pub fn seal_unsealed_rows(conn: &Connection, rows_per_seal: i64) -> anyhow::Result<()> {
     let names = Names::load(conn)?;
-    let mut chain = SealChain::load(conn)?;
+    let mut tree = SealTree::load(conn)?;
+    // The counters know the ids of rows that are not sealed yet.
+    tree.last = conn.statement("SELECT (SELECT coalesce(max(last_event), 0) FROM seals),
+        (SELECT coalesce(max(last_attempt), 0) FROM seals), (SELECT coalesce(max(last_rejection), 0) FROM seals)")?
+        .query_row([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
     loop {
         let mut new = NewEntries::default();
         let tables = [SealedTable::Events, SealedTable::Attempts, SealedTable::Rejections];
         for (table, check) in tables.into_iter().zip(&TABLES) {
-            let first = chain.totals.last[table as usize] + 1;
+            let first = tree.last[table as usize] + 1;
             let rows: Vec<_> = conn.list(check.sql, [first, first + rows_per_seal - 1], |row| {
                 Ok((row.get(0)?, (check.digest)(&names, row)?))
             })?;
@@ -32,6 +35,6 @@ pub fn seal_unsealed_rows(conn: &Connection, rows_per_seal: i64) -> anyhow::Resu
         if new.is_empty() {
             return Ok(());
         }
-        write_pending(conn, &mut chain, &mut new, clock::wall_ms())?;
+        write_pending(conn, &mut tree, &mut new, clock::wall_ms())?;
     }
 }

@@ -66,7 +66,7 @@ impl TestStore {
 
     fn assert_verified(&self) {
         for check in verify::CHECKS {
-            assert_eq!(check.run(self.conn(), &|| false).unwrap(), [], "{}", check.name);
+            assert_eq!(check.run(self.conn(), &[], &|| false).unwrap(), [], "{}", check.name);
         }
     }
 

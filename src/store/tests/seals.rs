@@ -6,12 +6,17 @@ use std::sync::atomic::AtomicI64;
 use super::super::rejections::{self, RejectionKind, RejectionRow};
 use super::super::retention::{RemovedPart, continue_removal, find_settled, start_removal};
 use super::super::row_budget::RowBudget;
-use super::super::seal::{self, AttemptSeal, HeadCheck, SealHead};
+use super::super::seal::{self, AttemptSeal, SealHead};
 use super::*;
 
 /// The problems that `verify` finds: each with the rows that it names.
 fn problems(store: &TestStore) -> Vec<String> {
-    let found = seal::check_seals(store.conn(), &|| false).unwrap();
+    problems_with(store, &[])
+}
+
+/// The problems that `verify --against` finds.
+fn problems_with(store: &TestStore, heads: &[SealHead]) -> Vec<String> {
+    let found = seal::check_seals(store.conn(), heads, &|| false).unwrap();
     found.iter().map(|problem| format!("{}: {}", problem.text, problem.rows.join(", "))).collect()
 }
 
@@ -57,10 +62,6 @@ impl TestStore {
         let found = find_settled(self.conn(), event).unwrap().unwrap();
         self.change(|tx| start_removal(tx.conn, part, &found));
         self.change(|tx| continue_removal(tx, event, &mut RowBudget::of_command()));
-    }
-
-    fn seal_count(&self) -> i64 {
-        self.query_number("SELECT count(*) FROM seals")
     }
 
     /// Changes the database as a person with `sqlite3` would, and returns the problems.
@@ -197,36 +198,97 @@ fn a_deleted_row_is_missing_and_an_inserted_one_has_no_seal() {
 }
 
 #[test]
-fn a_changed_seal_does_not_follow_from_the_one_before() {
-    let broken = |sql: &str| {
-        let found = sealed_store().tamper(sql);
-        let broken = found.iter().find(|text| text.starts_with("a seal does not follow"));
-        broken.unwrap_or_else(|| panic!("{sql}: {found:?}")).clone()
-    };
+fn a_changed_seal_does_not_belong_to_the_head() {
+    let found = |sql: &str| sealed_store().tamper(sql).join("\n");
     for sql in [
-        "UPDATE seals SET chain = x'00' WHERE id = 3",
         "UPDATE seals SET sealed_at = 1 WHERE id = 3",
-        "UPDATE seals SET events = events + 1 WHERE id = 3",
-        "UPDATE seals SET last_attempt = last_attempt + 1 WHERE id = 3",
-        "UPDATE seals SET removed_events = 1 WHERE id = 3",
-        "UPDATE seals SET entries = zeroblob(16) WHERE id = 3",
-        "UPDATE seals SET id = 1000 WHERE id = (SELECT max(id) FROM seals)",
+        "UPDATE seals SET kept_events = 9 WHERE id = 3",
+        "UPDATE seals SET entries = x'000000000000000000000000' WHERE id = 3",
+        "UPDATE counters SET peaks = zeroblob(length(peaks))",
+        "UPDATE counters SET seals = 0, peaks = x''",
+        "DELETE FROM seals WHERE id = (SELECT max(id) FROM seals)",
     ] {
-        broken(sql);
+        assert!(
+            found(sql).contains("the seals are not those of the head: "),
+            "{sql}: {}",
+            found(sql)
+        );
     }
-    assert!(broken("DELETE FROM seals WHERE id = 3").contains("seal 4 ("));
-    assert!(broken("DELETE FROM seals WHERE id <= 3").contains("seal 4 ("));
+    for (sql, seals) in [
+        ("DELETE FROM seals WHERE id = 3", "seals before 4"),
+        ("DELETE FROM seals WHERE id <= 3", "seals before 4"),
+        ("UPDATE seals SET id = 1000 WHERE id = (SELECT max(id) FROM seals)", "seals before 1000"),
+        ("INSERT INTO seal_subtrees VALUES (0, 0, zeroblob(32))", "seals from 2"),
+        ("INSERT INTO seal_subtrees VALUES (1000, 0, zeroblob(32))", "seals from 11"),
+        ("UPDATE seals SET entries = x'00' WHERE id = 3", "seal 3"),
+        ("UPDATE seals SET entries = x'ffffffffffffffffffffffff' WHERE id = 3", "seal 3"),
+    ] {
+        let text = format!("a seal is missing or damaged: {seals}");
+        assert!(found(sql).contains(&text), "{sql}: {}", found(sql));
+    }
+    for sql in [
+        "UPDATE seals SET last_event = 9223372036854775807 WHERE id = 3",
+        "UPDATE seals SET last_event = -9223372036854775808 WHERE id = 3",
+        "UPDATE counters SET kept_events = 9223372036854775807",
+        "UPDATE counters SET seals = -1",
+        "INSERT INTO seal_subtrees VALUES (0, 99, zeroblob(32))",
+    ] {
+        assert_ne!(found(sql), "", "{sql}");
+    }
 }
 
 #[test]
-fn rows_that_are_removed_without_the_chain_are_counted() {
+fn a_row_before_removed_ones_cannot_be_changed_together_with_its_seal() {
+    let mut store = test_store();
+    (0..8).for_each(|_| _ = store.settle_event("exit 0", b""));
+    for event in [3, 4, 5, 7] {
+        store.remove(RemovedPart::Event, event);
+    }
+    store.settle_event("exit 0", b"");
+    let head = seal::load_head(store.conn()).unwrap().head;
+    assert_eq!(problems_with(&store, &[head]), [""; 0]);
+    // An attacker changes event 1, and puts the new digest into its seal.
+    store.conn().execute("UPDATE events SET path = '/hooks/b' WHERE id = 1", []).unwrap();
+    let new_entries = "UPDATE seals SET entries = substr(entries, 1, 12) || ?1 WHERE id = 1";
+    let digest: Vec<u8> = store
+        .conn()
+        .query_row(
+            "SELECT uid, salt, received_at, method, path, ip, body FROM events WHERE id = 1",
+            [],
+            |row| {
+                let text = |index| row.get::<_, String>(index);
+                let (uid, salt, body): (Vec<u8>, Vec<u8>, Vec<u8>) =
+                    (row.get(0)?, row.get(1)?, row.get(6)?);
+                let (method, path, ip) = (text(3)?, text(4)?, text(5)?);
+                let fields = seal::EventFields {
+                    uid: &uid,
+                    source: "a",
+                    received_at_ms: row.get(2)?,
+                    method: &method,
+                    path: &path,
+                    ip: &ip,
+                    body_bytes: i64::try_from(body.len()).unwrap(),
+                };
+                let content = seal::event_content_digest(&salt, None, b"", &body);
+                Ok(seal::event_digest(&fields, &content).to_vec())
+            },
+        )
+        .unwrap();
+    store.conn().execute(new_entries, [digest]).unwrap();
+    let found = problems_with(&store, &[head]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("the seals are not those of the head: "), "{found:?}");
+    assert!(found[1].starts_with("the trail does not contain a head: "), "{found:?}");
+}
+
+#[test]
+fn rows_that_are_removed_without_being_counted_are_found() {
     let found = sealed_store().tamper(
-        "DELETE FROM events WHERE id = 1; UPDATE seals SET entries = NULL WHERE id = 1;
-         DELETE FROM jobs WHERE id = 1; DELETE FROM attempts WHERE id = 1;
-         INSERT INTO seal_removals VALUES (2, x'01')",
+        "DELETE FROM events WHERE id = 1; INSERT INTO seal_removals VALUES (1, x'01');
+         DELETE FROM attempts WHERE id = 1; INSERT INTO seal_removals VALUES (2, x'01')",
     );
-    let text = "the number of removed rows is not the one in the chain";
-    assert_eq!(found, [format!("{text}: events: 1 instead of 0, outcomes: 1 instead of 0")]);
+    let text = "the number of sealed rows is not the one in the seals";
+    assert_eq!(found, [format!("{text}: events: 3 instead of 4, outcomes: 3 instead of 4")]);
 }
 
 #[test]
@@ -241,7 +303,10 @@ fn seals_go_with_their_rows_however_these_come_and_go() {
             store.remove(RemovedPart::Event, events[index]);
             assert_eq!(problems(&store), [""; 0], "round {round}");
         }
-        assert!(store.seal_count() <= 5, "{} seals", store.seal_count());
+        assert_eq!(store.query_number("SELECT count(*) FROM seals"), 2);
+        // Those between the first event and the end: at most two for each level of the tree.
+        let subtrees = store.query_number("SELECT count(*) FROM seal_subtrees");
+        assert!(subtrees <= 2 * 9, "{subtrees} subtrees");
         assert_eq!(store.query_number("SELECT count(*) FROM seal_removals"), 0);
     }
 }
@@ -258,7 +323,7 @@ fn a_seal_keeps_the_digests_of_removed_rows_while_it_has_others() {
                 tx.conn.execute("DELETE FROM rejected_requests WHERE id = ?1", [id])?;
             }
             let table = seal::SealedTable::Rejections;
-            seal::record_removal(tx.conn, &mut tx.effects.sealed, table, ids)
+            seal::record_removal(tx.conn, &tx.cache.seals, &mut tx.effects.sealed, table, ids)
         });
         assert_eq!(problems(&store), [""; 0]);
     }
@@ -266,7 +331,7 @@ fn a_seal_keeps_the_digests_of_removed_rows_while_it_has_others() {
     store.change(|tx| {
         tx.conn.execute("DELETE FROM rejected_requests", [])?;
         let table = seal::SealedTable::Rejections;
-        seal::record_removal(tx.conn, &mut tx.effects.sealed, table, vec![19])
+        seal::record_removal(tx.conn, &tx.cache.seals, &mut tx.effects.sealed, table, vec![19])
     });
     assert_eq!(problems(&store), [""; 0]);
     assert_eq!(store.query_number("SELECT count(*) FROM seal_removals"), 0);
@@ -304,25 +369,28 @@ fn counts_that_a_killed_server_left_open_are_sealed_at_the_next_start() {
 
 #[test]
 fn a_head_proves_that_the_trail_still_contains_it() {
-    let mut store = sealed_store();
-    let head = || seal::load_head(store.conn()).unwrap().head;
-    let (first, check) = (head(), |store: &TestStore, head| seal::check_head(store.conn(), head));
-    assert_eq!(format!("{first}").parse(), Ok(first));
+    let mut store = test_store();
+    let head = |store: &TestStore| seal::load_head(store.conn()).unwrap().head;
+    let mut heads = vec![head(&store)];
+    for _ in 0..9 {
+        store.settle_event("exit 0", b"");
+        heads.push(head(&store));
+    }
+    assert_eq!(heads[3].to_string().parse(), Ok(heads[3]));
+    assert_eq!(problems_with(&store, &heads), [""; 0]);
+    // Events 2 to 4 leave subtrees that begin and end elsewhere than heads 2 and 3.
+    (2..=5).for_each(|event| store.remove(RemovedPart::Event, event));
+    let reason = |head: SealHead| problems_with(&store, &[head]).pop().unwrap_or_default();
+    for contained in [&heads[..2], &heads[5..]].concat() {
+        assert_eq!(reason(contained), "", "{contained}");
+    }
+    assert!(reason(heads[3]).contains("it is not known any more"), "{}", reason(heads[3]));
+    let forged = SealHead { root: [7; 32], ..heads[8] };
+    assert!(reason(forged).contains("the first 16 seals have another one"), "{}", reason(forged));
+    let newer = SealHead { seals: 19, ..heads[8] };
+    assert!(reason(newer).contains("there are only 18 seals"), "{}", reason(newer));
     store.settle_event("exit 0", b"");
-    assert_eq!(check(&store, &first).unwrap(), HeadCheck::Contained);
-    let forged = SealHead { chain: [7; 32], ..first };
-    assert_eq!(check(&store, &forged).unwrap(), HeadCheck::Different);
-    let newest = seal::load_head(store.conn()).unwrap().head.seal;
-    let later = SealHead { seal: newest + 1, ..first };
-    assert_eq!(check(&store, &later).unwrap(), HeadCheck::Newer { newest });
-    let empty = test_store();
-    let genesis = seal::load_head(empty.conn()).unwrap().head;
-    assert_eq!(genesis.seal, 0);
-    assert_eq!(check(&empty, &genesis).unwrap(), HeadCheck::Contained);
-    assert_eq!(check(&store, &genesis).unwrap(), HeadCheck::Different);
-    (1..=3).for_each(|event| store.remove(RemovedPart::Event, event));
-    let removed = SealHead { seal: 2, ..first };
-    assert_eq!(check(&store, &removed).unwrap(), HeadCheck::Gone);
+    assert_eq!(problems_with(&store, &heads[5..]), [""; 0]);
 }
 
 #[test]

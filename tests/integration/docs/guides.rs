@@ -279,8 +279,8 @@ const ILLUSTRATIONS: &[(&str, &str, &str)] = &[
     (
         "docs/operations.md",
         "the trail does not contain a head: \
-         368446:5f0c1d7e7f6c0a3c6a8a4d0b8f6ad1b3a9f3ad0f1f7c2f1c0d2c7a4be1a7c9d2 (seal 368446 has another value: \
-         what it seals was changed, or it is of another database)",
+         368446:5f0c1d7e7f6c0a3c6a8a4d0b8f6ad1b3a9f3ad0f1f7c2f1c0d2c7a4be1a7c9d2 (the first 368446 seals have \
+         another one: a sealed row was changed, or the database is another one or was restored)",
         "an output for an altered database; seals.rs compares its form",
     ),
     (
