@@ -123,7 +123,7 @@ impl WriterCache {
             now_ms: clock.now_ms(),
             wall_ms: crate::clock::wall_ms(),
             counters: Counters::default(),
-            seals: SealTree::load(conn)?,
+            seals: SealTree::default(),
             handler_names: HashMap::new(),
             idle: HashMap::new(),
             breakers: HashMap::new(),

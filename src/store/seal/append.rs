@@ -146,7 +146,7 @@ impl NewEntries {
 
 /// The tree of all seals, as the writer caches it. It is stored in the row of `counters`, which each transaction
 /// writes anyway.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::store) struct SealTree {
     /// Different for each database, so that a root is never that of another one.
     pub(super) database: TreeDigest,
@@ -159,16 +159,20 @@ impl SealTree {
     /// Loads the tree.
     pub fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let sql = "SELECT event, attempt, rejection, kept_events, kept_attempts, kept_rejections, seals, peaks,
-                     (SELECT value FROM meta WHERE name = 'database_id') FROM counters";
+                     (SELECT value FROM meta WHERE name = 'database_id'),
+                     (SELECT max(id) FROM seals) FROM counters";
         conn.statement(sql)?.query_row([], |row| {
             let database_id: Option<String> = row.get(8)?;
             let mut hasher = ValueHasher::new("database");
             hasher.bytes(database_id.unwrap_or_default().as_bytes());
             let (size, bytes): (i64, Vec<u8>) = (row.get(6)?, row.get(7)?);
+            // `verify` finds a damaged tree. The server goes on with free ids, because events come first.
+            let last_seal = row.get::<_, Option<i64>>(9)?.unwrap_or(0).max(0);
             Ok(Self {
                 database: hasher.tree_digest(),
-                // `verify` finds damaged ones. The server goes on, because events come first.
-                peaks: Peaks::from_bytes(size, &bytes).unwrap_or_default(),
+                peaks: Peaks::from_bytes(size, &bytes)
+                    .filter(|_| size >= last_seal)
+                    .unwrap_or_else(|| Peaks::unknown(size.max(last_seal))),
                 last: [row.get(0)?, row.get(1)?, row.get(2)?],
                 kept: [row.get(3)?, row.get(4)?, row.get(5)?],
             })

@@ -18,9 +18,9 @@ pub(super) const MAX_LEVEL: u32 = 62;
 impl Peaks {
     /// Reads the digests of the peaks of a tree with `size` leaves. `None`: there are more or fewer of them.
     pub fn from_bytes(size: i64, bytes: &[u8]) -> Option<Self> {
-        let levels = (0..=MAX_LEVEL).rev().filter(|level| size >> level & 1 == 1);
         let (digests, rest) = bytes.as_chunks();
-        let subtrees: Vec<(u32, TreeDigest)> = levels.zip(digests.iter().copied()).collect();
+        let subtrees: Vec<(u32, TreeDigest)> =
+            Self::levels(size).zip(digests.iter().copied()).collect();
         let is_whole = size >= 0
             && rest.is_empty()
             && subtrees.len() == digests.len()
@@ -36,8 +36,19 @@ impl Peaks {
         self.size
     }
 
+    /// A tree of this size whose digests are not known.
+    pub fn unknown(size: i64) -> Self {
+        let levels = Self::levels(size);
+        Self { size, subtrees: levels.map(|level| (level, TreeDigest::default())).collect() }
+    }
+
+    /// Returns the levels of the peaks of a tree, the highest first.
+    fn levels(size: i64) -> impl Iterator<Item = u32> {
+        (0..=MAX_LEVEL).rev().filter(move |level| size >> level & 1 == 1)
+    }
+
     /// Returns the size after a subtree of this level was added. `None`: it cannot be at this place.
-    pub fn size_with(&self, level: u32) -> Option<i64> {
+    fn size_with(&self, level: u32) -> Option<i64> {
         let leaves = (level <= MAX_LEVEL).then(|| 1_i64 << level)?;
         (self.size % leaves == 0).then(|| self.size.checked_add(leaves))?
     }

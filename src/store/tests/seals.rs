@@ -238,6 +238,24 @@ fn a_changed_seal_does_not_belong_to_the_head() {
 }
 
 #[test]
+fn a_damaged_tree_does_not_keep_events_from_being_stored() {
+    for damage in [
+        "UPDATE counters SET peaks = x'00'",
+        "UPDATE counters SET seals = 0, peaks = x''",
+        "UPDATE counters SET seals = -7",
+    ] {
+        let mut store = sealed_store();
+        store.conn().execute_batch(damage).unwrap();
+        store.cache.reload(&store.store.conn).unwrap();
+        let events = store.query_number("SELECT count(*) FROM events");
+        store.settle_event("exit 0", b"");
+        assert_eq!(store.query_number("SELECT count(*) FROM events"), events + 1, "{damage}");
+        let found = problems(&store);
+        assert!(found[0].starts_with("the seals are not those of the head: "), "{found:?}");
+    }
+}
+
+#[test]
 fn a_row_before_removed_ones_cannot_be_changed_together_with_its_seal() {
     let mut store = test_store();
     (0..8).for_each(|_| _ = store.settle_event("exit 0", b""));
