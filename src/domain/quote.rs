@@ -1,6 +1,6 @@
 //! Details of outcomes may quote what a handler wrote or what an event says. `erase` removes these quotes.
 
-/// What is left of a detail that a handler wrote.
+/// The text in the place of a detail that a handler wrote.
 const ERASED: &str = "erased";
 
 /// Returns the first words of a detail if the program chose them, such as `exit 7`.

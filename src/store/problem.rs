@@ -1,4 +1,4 @@
-//! What is wrong with a database.
+//! Problems that `verify` finds in a database.
 
 /// Rows that a problem names at most.
 const MAX_NAMED: usize = 5;

@@ -1,4 +1,4 @@
-//! Heads: what is kept elsewhere, as proof of what the trail was.
+//! Heads of the sealed trail. An operator keeps them elsewhere, as proof of its earlier states.
 
 use std::fmt;
 use std::str::FromStr;

@@ -108,6 +108,22 @@ impl OpenSeal {
         Ok(Some(Self { row: seal.row, entries: seal.entries, rows, entry_count, removed }))
     }
 
+    /// Opens the seal of a row. It is tried first whether that is the first seal from `near` on, because the rows of
+    /// neighbouring seals are most often removed together.
+    fn find(
+        conn: &Connection,
+        table: SealedTable,
+        id: i64,
+        near: Option<i64>,
+    ) -> rusqlite::Result<Option<Self>> {
+        let near = near.map(|near| StoredSeal::load_from(conn, near)).transpose()?.flatten();
+        let seal = match near.filter(|seal| seal.row.last[table as usize] >= id) {
+            Some(seal) => Some(seal),
+            None => StoredSeal::find(conn, table, id)?,
+        };
+        seal.map_or(Ok(None), |seal| Self::open(conn, seal))
+    }
+
     /// Returns the index of the entry of a row, if it is in this seal.
     fn index_of(&self, table: SealedTable, id: i64) -> Option<usize> {
         let (rows, last) = (self.rows[table as usize], self.row.last[table as usize]);
@@ -151,30 +167,15 @@ pub(in crate::store) fn record_removal(
     ids.sort_unstable();
     let mut open: Option<OpenSeal> = None;
     for id in ids {
-        let index = match open.as_ref().and_then(|open| open.index_of(table, id)) {
-            Some(index) => Some(index),
-            None => {
-                // Most often the rows of neighbouring seals are removed together.
-                let near = match open.as_ref() {
-                    Some(open) => StoredSeal::load_from(conn, open.row.id + 1)?,
-                    None => None,
-                };
-                let is_near = |seal: &StoredSeal| seal.row.last[table as usize] >= id;
-                if let Some(open) = open.take() {
-                    open.save(conn, tree)?;
-                }
-                let seal = match near.filter(is_near) {
-                    Some(seal) => Some(seal),
-                    None => StoredSeal::find(conn, table, id)?,
-                };
-                open = match seal {
-                    Some(seal) => OpenSeal::open(conn, seal)?,
-                    None => None,
-                };
-                open.as_ref().and_then(|open| open.index_of(table, id))
+        if open.as_ref().and_then(|open| open.index_of(table, id)).is_none() {
+            let next_seal = open.as_ref().map(|open| open.row.id + 1);
+            if let Some(open) = open.take() {
+                open.save(conn, tree)?;
             }
-        };
-        if let Some((open, index)) = open.as_mut().zip(index)
+            open = OpenSeal::find(conn, table, id, next_seal)?;
+        }
+        if let Some(open) = &mut open
+            && let Some(index) = open.index_of(table, id)
             && open.removed.insert(index)
         {
             new.removed[table as usize] += 1;

@@ -15,9 +15,10 @@ pub fn seal_unsealed_rows(conn: &Connection, rows_per_seal: i64) -> anyhow::Resu
     let names = Names::load(conn)?;
     let mut tree = SealTree::load(conn)?;
     // The counters know the ids of rows that are not sealed yet.
-    tree.last = conn.statement("SELECT (SELECT coalesce(max(last_event), 0) FROM seals),
-        (SELECT coalesce(max(last_attempt), 0) FROM seals), (SELECT coalesce(max(last_rejection), 0) FROM seals)")?
-        .query_row([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
+    let sql = "SELECT coalesce(max(last_event), 0), coalesce(max(last_attempt), 0), coalesce(max(last_rejection), 0)
+               FROM seals";
+    tree.last =
+        conn.statement(sql)?.query_row([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
     loop {
         let mut new = NewEntries::default();
         let tables = [SealedTable::Events, SealedTable::Attempts, SealedTable::Rejections];

@@ -543,8 +543,8 @@ pub fn display_value(value: &Value) -> String {
 }
 
 impl Drop for Server {
-    /// Stops the server, and verifies its database: whatever happened in a test, it follows all rules. The second signal
-    /// ends running handlers at once.
+    /// Stops the server, and verifies its database, which follows all rules after any test. The second signal ends
+    /// running handlers at once.
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
         let deadline = Instant::now() + Duration::from_secs(10);
