@@ -51,6 +51,7 @@ CREATE TABLE sources (
 -- consecutive_failures: number of consecutive attempts that failed or timed out.
 -- breaker_open_until: end of the cooldown. After it, one job runs as a probe.
 -- breaker_alerted: an alert reported that the breaker is open, and its end will be reported too.
+-- queued, running, dead: how many jobs it has in these states. Unreleased jobs (state 6) are not counted.
 -- The times are by the database clock.
 CREATE TABLE handlers (
   id INTEGER PRIMARY KEY,
@@ -62,7 +63,10 @@ CREATE TABLE handlers (
   next_start_at INTEGER,
   consecutive_failures INTEGER NOT NULL DEFAULT 0,
   breaker_open_until INTEGER,
-  breaker_alerted INTEGER NOT NULL DEFAULT 0
+  breaker_alerted INTEGER NOT NULL DEFAULT 0,
+  queued INTEGER NOT NULL DEFAULT 0,
+  running INTEGER NOT NULL DEFAULT 0,
+  dead INTEGER NOT NULL DEFAULT 0
 );
 
 -- What happened in each minute of the database clock (now / 60000), for the rates of `stats`. The transaction
@@ -224,6 +228,7 @@ CREATE INDEX duplicates_event ON duplicates (event);
 -- version: `n` or `t` (number or text) and the value of `version_by`.
 -- burst_started_at: when the first job with this debounce_key arrived.
 -- reevaluation: 1 if the expressions must be evaluated again, 2 if that replaced the job by other jobs.
+-- failure: the group of its last failure (see failure_groups), until it succeeds, is cancelled or retried.
 CREATE TABLE jobs (
   id INTEGER PRIMARY KEY,
   event INTEGER NOT NULL,
@@ -249,6 +254,7 @@ CREATE TABLE jobs (
   debounce_key BLOB,
   burst_started_at INTEGER,
   reevaluation INTEGER,
+  failure INTEGER,
   -- The columns of each state, the most frequent state first. One CASE takes less time than a condition for
   -- each column. Not `state IN (…)` with three values: SQLite makes a temporary table of them for each INSERT
   -- and UPDATE.
@@ -279,6 +285,23 @@ CREATE INDEX jobs_order ON jobs (handler, ordering_key, state, id, source)
   WHERE ordering_key IS NOT NULL AND state < 3;
 CREATE INDEX jobs_debounce ON jobs (handler, debounce_key)
   WHERE debounce_key IS NOT NULL AND state < 2;
+CREATE INDEX jobs_failures ON jobs (failure) WHERE failure IS NOT NULL;
+
+-- Jobs whose last attempt failed, grouped by handler and reason (src/store/failure_groups.rs).
+-- reason: the detail of the failure without what differs from job to job, such as numbers.
+-- failing: how many of its jobs will be retried. dead: how many are dead. A group without jobs is deleted.
+-- first_at, last_at: the first failure since the group exists, and the last one. last_job: the job of the last one.
+CREATE TABLE failure_groups (
+  id INTEGER PRIMARY KEY,
+  handler INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  failing INTEGER NOT NULL,
+  dead INTEGER NOT NULL,
+  first_at INTEGER NOT NULL,
+  last_at INTEGER NOT NULL,
+  last_job INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX failure_groups_reason ON failure_groups (handler, reason);
 
 -- Outputs of `split`, one row for each job. They are not in `jobs`, whose rows are rewritten often.
 CREATE TABLE items (job INTEGER PRIMARY KEY, body BLOB NOT NULL);
@@ -503,17 +526,21 @@ CREATE VIEW queue_depth AS
 SELECT h.name AS handler, d.state, sum(d.jobs) AS jobs,
   strftime('%Y-%m-%dT%H:%M:%fZ', min(d.oldest) / 1000.0, 'unixepoch') AS oldest_at
 FROM (
-  SELECT q.handler, q.state, q.jobs, j.created_at AS oldest FROM (
-    SELECT o.id AS handler, s.column2 AS state,
-      (SELECT count(*) FROM jobs c WHERE c.state = s.column1 AND c.handler = o.id
-        AND c.state NOT IN (3, 6)) AS jobs,
-      (SELECT min(c.id) FROM jobs c WHERE c.state = s.column1 AND c.handler = o.id
-        AND c.state NOT IN (3, 6)) AS first
-      FROM handlers o CROSS JOIN (VALUES (-1, 'queued'), (0, 'queued'), (1, 'queued'), (2, 'running')) s
-    UNION ALL SELECT j.handler, 'queued', count(*), min(j.id) FROM expansions x
+  SELECT o.id AS handler, 'queued' AS state, o.queued AS jobs, (SELECT min(j.created_at) FROM jobs j
+      WHERE j.id IN (
+        (SELECT min(c.id) FROM jobs c WHERE c.state = -1 AND c.handler = o.id AND c.state NOT IN (3, 6)),
+        (SELECT min(c.id) FROM jobs c WHERE c.state = 0 AND c.handler = o.id AND c.state NOT IN (3, 6)),
+        (SELECT min(c.id) FROM jobs c WHERE c.state = 1 AND c.handler = o.id AND c.state NOT IN (3, 6))))
+      AS oldest
+    FROM handlers o WHERE o.queued > 0
+  UNION ALL SELECT o.id, 'running', o.running, (SELECT j.created_at FROM jobs j
+      WHERE j.id =
+        (SELECT min(c.id) FROM jobs c WHERE c.state = 2 AND c.handler = o.id AND c.state NOT IN (3, 6)))
+    FROM handlers o WHERE o.running > 0
+  UNION ALL SELECT q.handler, 'queued', q.jobs, j.created_at FROM (
+    SELECT j.handler, count(*) AS jobs, min(j.id) AS first FROM expansions x
       JOIN jobs j NOT INDEXED ON j.id BETWEEN x.next_job AND x.last_job AND j.state = 6
-      WHERE x.is_visible GROUP BY j.handler) q
-  CROSS JOIN jobs j ON j.id = q.first
+      WHERE x.is_visible GROUP BY j.handler) q JOIN jobs j ON j.id = q.first
   UNION ALL SELECT u.value, 'queued', count(*), min(e.received_at) FROM deferred_events d
     JOIN events e ON e.id = d.event JOIN json_each(d.handlers) u GROUP BY u.value) d
 JOIN handlers h ON h.id = d.handler GROUP BY h.name, d.state;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub mod breaker;
 pub mod claim_request;
+pub mod failure_reason;
 pub mod id_set;
 pub mod job;
 pub mod job_plan;
@@ -144,6 +145,11 @@ impl Outcome {
             Self::Interrupted => "interrupted",
             Self::Deferred => "deferred",
         }
+    }
+
+    /// Returns true if the handler failed or took too long.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut)
     }
 }
 

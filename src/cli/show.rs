@@ -13,6 +13,7 @@ use super::selector_args::parse_state;
 use super::selector_checks::{check_event, check_ranges, reject_if_any};
 use super::{ExitError, table, usage_error, user_error};
 use crate::clock;
+use crate::domain::failure_reason::failure_pattern;
 use crate::domain::job::PublicState;
 use crate::domain::{Event, EventId, JobId};
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
@@ -544,7 +545,7 @@ struct Reasons {
 
 impl Reasons {
     fn add(&mut self, reason: JobReason) {
-        let pattern = pattern(&reason.reason);
+        let pattern = failure_pattern(&reason.reason);
         let key = (reason.state.clone(), reason.handler.clone(), pattern);
         let has_room = self.groups.len() < MAX_GROUPS;
         match self.groups.get_mut(&key) {
@@ -581,25 +582,6 @@ impl Reasons {
         }
         (rows, others)
     }
-}
-
-/// Replaces numbers by `#`, so that reasons that differ only in them count as one: `same as job 7`, or
-/// `exit 1: contact 4711 is unknown`. What comes before a colon, such as `status 503`, tells reasons apart.
-fn pattern(reason: &str) -> String {
-    let (kept, text) = match reason.find(": ") {
-        Some(colon) => reason.split_at(colon),
-        None if reason.contains(" job ") => ("", reason),
-        None => (reason, ""),
-    };
-    let mut pattern = kept.to_owned();
-    for c in text.chars() {
-        match c.is_ascii_digit() {
-            true if pattern.ends_with('#') => {}
-            true => pattern.push('#'),
-            false => pattern.push(c),
-        }
-    }
-    pattern
 }
 
 /// Says which handlers with queued jobs of the event start no jobs now.
@@ -658,12 +640,5 @@ mod tests {
         assert_eq!(last_lines("ab\ncd\n", usize::MAX, usize::MAX), "ab\ncd\n");
         assert_eq!(last_lines("ab\ncd\nef\n", 100, 2), "cd\nef\n");
         assert_eq!(last_lines("連絡", 4, 2), "絡");
-    }
-
-    #[test]
-    fn reasons_that_differ_only_in_numbers_of_their_text_are_one() {
-        assert_eq!(pattern("exit 1: contact 4711 is unknown"), "exit 1: contact # is unknown");
-        assert_eq!(pattern("same as job 7"), "same as job #");
-        assert_eq!(pattern("status 503"), "status 503");
     }
 }

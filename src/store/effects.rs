@@ -4,9 +4,12 @@
 //! the commit. The effects of an operation that is rolled back are dropped with it.
 
 use super::dead_job::DeadJob;
+use super::failure_groups::GroupChanges;
+use super::job_counts::JobCounts;
 use super::minute_counts::MinuteCounts;
 use super::seal::NewEntries;
 use crate::domain::breaker::BreakerState;
+use crate::domain::job::JobState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
 
 /// The effects of changes in one transaction. The vectors have an entry for each handler or source that is
@@ -36,6 +39,10 @@ pub struct Effects {
     pub dead_jobs: Vec<DeadJob>,
     /// For the rates of `stats`. Written before the commit.
     pub(super) minute_counts: MinuteCounts,
+    /// Changes in the number of jobs of each handler. Written before the commit.
+    pub(super) job_counts: Vec<(HandlerId, JobCounts)>,
+    /// Changes in the groups of failures. Written before the commit.
+    pub(super) failure_groups: GroupChanges,
     /// What the transaction seals.
     pub(super) sealed: NewEntries,
 }
@@ -78,6 +85,19 @@ impl Effects {
     pub(super) fn adjust_queued(&mut self, source: SourceId, jobs: i64) {
         if jobs != 0 {
             add(&mut self.queued, source, jobs);
+        }
+    }
+
+    /// Records that a job changed its state. `None`: it did not exist before, or does not exist any more.
+    pub(super) fn count_job(
+        &mut self,
+        handler: HandlerId,
+        from: Option<JobState>,
+        to: Option<JobState>,
+    ) {
+        let change = JobCounts::of(to) - JobCounts::of(from);
+        if change != JobCounts::default() {
+            add(&mut self.job_counts, handler, change);
         }
     }
 

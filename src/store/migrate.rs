@@ -367,7 +367,7 @@ fn find_unreadable(conn: &Connection, max_version: i64) -> rusqlite::Result<Opti
             "SELECT NOT EXISTS (SELECT 1 FROM meta WHERE name = 'database_id')
                OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'job_blocks')
                OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'deferred_events_dedupe')
-               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'seal_subtrees')",
+               OR NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'failure_groups')",
             [],
             |row| row.get(0),
         )?;

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
-use const_format::formatcp;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-use super::jobs::transition::{IS_DEAD, IS_INDEXED};
 use super::minute_counts::{self, MINUTES_OF_LAST_HOUR};
 use super::queries::{ISO, Rows, query};
 use super::statements::Statements;
@@ -31,8 +29,7 @@ pub fn load_handler_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite:
              SELECT h.name AS handler, h.paused,
                strftime({ISO}, (h.breaker_open_until + ?2) / 1000.0, 'unixepoch') AS breaker_open_until,
                coalesce(d.queued, 0) AS queued, coalesce(d.running, 0) AS running,
-               (SELECT count(*) FROM jobs WHERE {IS_DEAD} AND handler = h.id AND {IS_INDEXED}) AS dead,
-               d.oldest_at,
+               h.dead, d.oldest_at,
                coalesce(c.succeeded, 0) AS succeeded_last_hour,
                coalesce(c.unsuccessful, 0) AS unsuccessful_last_hour
              FROM handlers h LEFT JOIN depth d ON d.handler = h.name LEFT JOIN hour c ON c.handler = h.id
@@ -121,7 +118,7 @@ pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Resul
             summary.running += jobs;
         }
     }
-    summary.dead = conn.value(formatcp!("SELECT count(*) FROM jobs WHERE {IS_DEAD}"), [])?;
+    summary.dead = conn.value("SELECT coalesce(sum(dead), 0) FROM handlers", [])?;
     let sql = "SELECT name, breaker_open_until FROM handlers WHERE breaker_open_until IS NOT NULL
                ORDER BY name";
     summary.open_breakers =

@@ -5,15 +5,17 @@ use std::time::Instant;
 use super::effects::Effects;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
-use super::{Store, alerts, in_transaction, minute_counts, seal};
+use super::{Store, alerts, failure_groups, in_transaction, job_counts, minute_counts, seal};
 
-/// Writes the alerts, the counts of the minute, the seal and the counters of a transaction. `before`: the counters when
+/// Writes the alerts, the counts of jobs, failures and minutes, the seal and the counters of a transaction. `before`: the counters when
 /// it began.
 ///
 /// # Errors
 /// The write failed.
 pub fn write_last(tx: &mut WriteTransaction<'_>, before: Counters) -> rusqlite::Result<()> {
     alerts::record_conditions(tx)?;
+    job_counts::write(tx.conn, &mut tx.effects.job_counts)?;
+    failure_groups::write(tx.conn, &mut tx.effects.failure_groups)?;
     minute_counts::write(tx.conn, tx.cache, &tx.effects.minute_counts)?;
     let wall_ms = tx.cache.wall_ms;
     seal::write_pending(tx.conn, &mut tx.cache.seals, &mut tx.effects.sealed, wall_ms)?;

@@ -11,7 +11,9 @@ use const_format::formatcp;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
 
-use super::jobs::transition::{IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED};
+use super::jobs::transition::{
+    IS_DEAD, IS_INDEXED, IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED, IS_UNRELEASED, IS_WAITING,
+};
 use super::migrate::{check_is_ours, open_unused};
 use super::seal::{self, SealHead};
 
@@ -256,6 +258,24 @@ pub const CHECKS: &[Check] = &[
            WHERE event NOT IN (SELECT id FROM events)
          UNION ALL SELECT 'removal of event ' || event FROM partial_removals
            WHERE event NOT IN (SELECT id FROM events)",
+    ),
+    Check::new(
+        "numbers of jobs",
+        "the number of a handler's jobs, or of a group of failures, is wrong",
+        formatcp!(
+            "SELECT 'handler ' || h.name FROM handlers h LEFT JOIN (SELECT handler,
+               sum({IS_WAITING}) AS queued, sum({IS_RUNNING}) AS running, sum({IS_DEAD}) AS dead
+               FROM jobs WHERE {IS_INDEXED} GROUP BY handler) c ON c.handler = h.id
+             WHERE h.queued <> coalesce(c.queued, 0) OR h.running <> coalesce(c.running, 0)
+               OR h.dead <> coalesce(c.dead, 0)
+             UNION ALL SELECT 'group ' || g.id FROM failure_groups g LEFT JOIN (SELECT failure,
+               sum(NOT {IS_DEAD}) AS failing, sum({IS_DEAD}) AS dead
+               FROM jobs WHERE failure IS NOT NULL GROUP BY failure) c ON c.failure = g.id
+             WHERE g.failing IS NOT c.failing OR g.dead IS NOT c.dead
+             UNION ALL SELECT 'job ' || id FROM jobs WHERE failure IS NOT NULL
+               AND failure NOT IN (SELECT id FROM failure_groups)
+             UNION ALL SELECT 'job ' || id FROM jobs WHERE {IS_DEAD} AND failure IS NULL"
+        ),
     ),
     Check::new(
         "block index",

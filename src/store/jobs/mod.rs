@@ -199,6 +199,8 @@ pub(super) struct CurrentClaim {
     pub cancel_reason: Option<String>,
     pub ordering_key: Option<KeyHash>,
     pub version: Option<String>,
+    /// The group of its last failure.
+    pub failure: Option<i64>,
 }
 
 /// Loads a running job. Returns `None` if the claim is no longer current.
@@ -207,11 +209,11 @@ pub(super) fn load_current_claim(
     claim: Claim,
 ) -> rusqlite::Result<Option<CurrentClaim>> {
     let sql = const_format::formatcp!(
-        "SELECT cancel_reason, ordering_key, version FROM jobs
+        "SELECT cancel_reason, ordering_key, version, failure FROM jobs
          WHERE id = ?1 AND attempt = ?2 AND {IS_RUNNING}"
     );
     conn.find(sql, (claim.job, claim.attempt), |row| {
-        let (cancel_reason, ordering_key, version) = row.try_into()?;
-        Ok(CurrentClaim { cancel_reason, ordering_key, version })
+        let (cancel_reason, ordering_key, version, failure) = row.try_into()?;
+        Ok(CurrentClaim { cancel_reason, ordering_key, version, failure })
     })
 }

@@ -12,12 +12,13 @@ use super::super::batch_insert::{
     BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts,
 };
 use super::super::effects::{AlertCondition, Effects};
+use super::super::failure_groups::{self, Membership};
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::{AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, JobOrigin, VersionKey};
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::job_plan::{DebounceKey, KeyHash};
-use crate::domain::{HandlerId, JobId, NextStep, SourceId};
+use crate::domain::{Claim, HandlerId, JobId, NextStep, SourceId};
 
 const BLOCKED: i64 = JobState::Blocked.code();
 const READY: i64 = JobState::Ready.code();
@@ -232,8 +233,19 @@ pub(in crate::store) fn create(
     if state.is_queued() && state != JobState::Unreleased {
         tx.effects.adjust_queued(origin.source, 1);
     }
+    tx.effects.count_job(origin.handler, None, Some(state));
     placement.add_effects(tx.effects, *id, *origin);
-    Ok(())
+    group_failure(tx, job)
+}
+
+/// Puts a job whose expression failed into the group of its reason.
+fn group_failure(tx: &mut WriteTransaction<'_>, job: &NewJob<'_>) -> rusqlite::Result<()> {
+    match &job.placement {
+        Placement::Dead(reason) => {
+            failure_groups::join(tx, (JobId(job.id), job.origin.handler), None, true, reason)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A row of `jobs` for a ready job without keys.
@@ -266,6 +278,7 @@ pub(in crate::store) fn create_plain(
     rows.push(PlainJobRow { id, origin, age_start: tx.cache.handler_time_ms(handler) })?;
     tx.cache.blocks.add_job(tx.conn, handler, source, id, created_at_ms)?;
     tx.effects.adjust_queued(source, 1);
+    tx.effects.count_job(handler, None, Some(JobState::Ready));
     tx.effects.add_ready(handler);
     tx.cache.counters.job = id;
     Ok(())
@@ -305,6 +318,8 @@ pub(in crate::store) fn admit(
     if state.is_final() {
         tx.effects.adjust_queued(origin.source, -1);
     }
+    tx.effects.count_job(origin.handler, Some(JobState::Unreleased), Some(state));
+    group_failure(tx, job)?;
     release_next(tx, origin.handler, order)
 }
 
@@ -441,6 +456,7 @@ pub(in crate::store) fn claim(
             job.claim.attempt += 1;
             job.is_prefetched = is_prefetch;
             tx.effects.adjust_queued(job.source, -1);
+            tx.effects.count_job(handler, Some(JobState::Ready), Some(JobState::Running));
         }
     }
     Ok(claimed)
@@ -460,7 +476,19 @@ pub(in crate::store) fn outdate(
         ),
         params![job.claim.job, tx.cache.wall_ms, format!("older than job {newer}")],
     )?;
+    tx.effects.count_job(job.handler, Some(JobState::Running), Some(JobState::Cancelled));
+    leave_failures(tx, job.claim)?;
     release_next(tx, job.handler, Some(key))
+}
+
+/// Takes a job that ends out of its group of failures. Only a job with an earlier attempt can be in one.
+fn leave_failures(tx: &mut WriteTransaction<'_>, claim: Claim) -> rusqlite::Result<()> {
+    if claim.attempt <= 1 {
+        return Ok(());
+    }
+    let group: Option<i64> =
+        tx.conn.value("SELECT failure FROM jobs WHERE id = ?1", [claim.job])?;
+    failure_groups::leave(tx, claim.job, group.map(|group| (group, false)))
 }
 
 /// Ends a successful attempt if its claim is current and the job has no ordering key: then nothing else depends
@@ -475,7 +503,12 @@ pub(in crate::store) fn succeed_plain(
          WHERE id = ?1 AND attempt = ?2 AND {IS_RUNNING} AND ordering_key IS NULL"
     ))?;
     let AttemptRecord { claim, crashes, ended_at_ms, .. } = record;
-    Ok(update.execute(params![claim.job, claim.attempt, crashes, ended_at_ms])? == 1)
+    let has_ended = update.execute(params![claim.job, claim.attempt, crashes, ended_at_ms])? == 1;
+    if has_ended {
+        tx.effects.count_job(record.handler, Some(JobState::Running), Some(JobState::Succeeded));
+        leave_failures(tx, *claim)?;
+    }
+    Ok(has_ended)
 }
 
 /// Ends the attempt of a running job whose claim is current. Returns its state, and the wait until the next
@@ -527,6 +560,21 @@ pub(in crate::store) fn finish(
     if state.is_queued() {
         tx.effects.adjust_queued(record.source, 1);
     }
+    tx.effects.count_job(record.handler, Some(JobState::Running), Some(state));
+    let before = current.failure.map(|group| (group, false));
+    let job = (record.claim.job, record.handler);
+    match state {
+        JobState::Dead => {
+            let reason = reason.map_or(record.detail.as_str(), String::as_str);
+            failure_groups::join(tx, job, before, true, reason)?;
+        }
+        JobState::Succeeded | JobState::Cancelled => failure_groups::leave(tx, job.0, before)?,
+        _ if record.outcome.is_failure() => {
+            failure_groups::join(tx, job, before, false, &record.detail)?;
+        }
+        // A deferred or interrupted attempt says nothing about the failure before.
+        _ => {}
+    }
     due_ms.into_iter().for_each(|due_ms| tx.effects.add_due(due_ms));
     release_next(tx, record.handler, current.ordering_key.as_ref())?;
     Ok((state, retry_wait_ms))
@@ -560,6 +608,7 @@ pub(in crate::store) fn reevaluate(
                 params![job.claim.job, state, ordering_key, version],
             )?;
             tx.effects.adjust_queued(job.source, 1);
+            tx.effects.count_job(job.handler, Some(JobState::Running), Some(JobState::Ready));
             return wake_queued(tx, job.handler, ordering_key);
         }
         Reevaluated::NotWanted { reason } => (reason, 1),
@@ -573,7 +622,8 @@ pub(in crate::store) fn reevaluate(
         ),
         params![job.claim.job, tx.cache.wall_ms, reason, code],
     )?;
-    Ok(())
+    tx.effects.count_job(job.handler, Some(JobState::Running), Some(JobState::Cancelled));
+    leave_failures(tx, job.claim)
 }
 
 /// Cancels the older waiting jobs of a debounce key. Returns when the burst began.
@@ -587,15 +637,17 @@ pub(in crate::store) fn supersede(
         "UPDATE jobs SET state = {CANCELLED}, reason = ?4, ended_at = ?5, due_at = NULL, wait_ms = NULL
          WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_debounce WHERE handler = ?1
            AND debounce_key = ?2 AND debounce_key IS NOT NULL AND {IS_WAITING} AND id < ?3)
-         RETURNING source, ordering_key, burst_started_at, attempt"
+         RETURNING id, source, ordering_key, burst_started_at, attempt, failure"
     );
     let reason = format!("superseded by job {newer_job}");
     let values = params![handler, debounce.key, newer_job, reason, tx.cache.wall_ms];
-    let cancelled: Vec<(SourceId, Option<KeyHash>, Option<i64>, i64)> =
-        tx.conn.list(sql, values, |row| row.try_into())?;
+    type Cancelled = (JobId, SourceId, Option<KeyHash>, Option<i64>, i64, Option<i64>);
+    let cancelled: Vec<Cancelled> = tx.conn.list(sql, values, |row| row.try_into())?;
     let mut started_at_ms = tx.cache.now_ms;
-    for (source, ordering_key, burst_started_at, attempt) in cancelled {
+    for (job, source, ordering_key, burst_started_at, attempt, failure) in cancelled {
         tx.effects.adjust_queued(source, -1);
+        tx.effects.count_job(handler, Some(JobState::Ready), Some(JobState::Cancelled));
+        failure_groups::leave(tx, job, failure.map(|group| (group, false)))?;
         // A job that has run belongs to an earlier burst.
         if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
             started_at_ms = started_at_ms.min(at);
@@ -605,12 +657,28 @@ pub(in crate::store) fn supersede(
     Ok(started_at_ms)
 }
 
-/// The columns that `retry` and `cancel` need: state, source, handler and ordering key.
-type StoredJob = (JobState, SourceId, HandlerId, Option<KeyHash>);
+/// The columns that `retry` and `cancel` need.
+struct StoredJob {
+    state: JobState,
+    source: SourceId,
+    handler: HandlerId,
+    ordering_key: Option<KeyHash>,
+    failure: Membership,
+}
 
 fn load_job(conn: &Connection, job: JobId) -> rusqlite::Result<Option<StoredJob>> {
-    let sql = "SELECT state, source, handler, ordering_key FROM jobs WHERE id = ?1";
-    conn.find(sql, [job], |row| row.try_into())
+    let sql = "SELECT state, source, handler, ordering_key, failure FROM jobs WHERE id = ?1";
+    conn.find(sql, [job], |row| {
+        let state: JobState = row.get(0)?;
+        let failure: Option<i64> = row.get(4)?;
+        Ok(StoredJob {
+            state,
+            source: row.get(1)?,
+            handler: row.get(2)?,
+            ordering_key: row.get(3)?,
+            failure: failure.map(|group| (group, state == JobState::Dead)),
+        })
+    })
 }
 
 /// Cancels a queued job, or dismisses a dead one. A running job gets the reason, and is cancelled when its
@@ -620,7 +688,8 @@ pub(in crate::store) fn cancel(
     job: JobId,
     reason: &str,
 ) -> rusqlite::Result<bool> {
-    let Some((state, source, handler, ordering_key)) = load_job(tx.conn, job)? else {
+    let Some(StoredJob { state, source, handler, ordering_key, failure }) = load_job(tx.conn, job)?
+    else {
         return Ok(false);
     };
     if state == JobState::Running {
@@ -643,6 +712,8 @@ pub(in crate::store) fn cancel(
     if state.is_queued() {
         tx.effects.adjust_queued(source, -1);
     }
+    tx.effects.count_job(handler, Some(state), Some(JobState::Cancelled));
+    failure_groups::leave(tx, job, failure)?;
     release_next(tx, handler, ordering_key.as_ref())?;
     Ok(true)
 }
@@ -651,7 +722,9 @@ pub(in crate::store) fn cancel(
 /// event has no body any more.
 /// It supersedes no other job, and no job supersedes it. Returns whether the job will run.
 pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusqlite::Result<bool> {
-    let Some((before, source, handler, ordering_key)) = load_job(tx.conn, job)? else {
+    let Some(StoredJob { state: before, source, handler, ordering_key, failure }) =
+        load_job(tx.conn, job)?
+    else {
         return Ok(false);
     };
     // The only unfinished job of its key needs no look at the others.
@@ -659,7 +732,7 @@ pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusq
         Some(key) if has_unfinished(tx.conn, handler, key)? => Some(key),
         _ => None,
     };
-    let state = if blocking_key.is_some() { BLOCKED } else { READY };
+    let state = if blocking_key.is_some() { JobState::Blocked } else { JobState::Ready };
     let changed = tx.conn.change(
         formatcp!(
             "UPDATE jobs SET state = ?3, age_start = ?2, failures = 0, crashes = 0, due_at = NULL,
@@ -676,6 +749,8 @@ pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusq
     if !before.is_queued() {
         tx.effects.adjust_queued(source, 1);
     }
+    tx.effects.count_job(handler, Some(before), Some(state));
+    failure_groups::leave(tx, job, failure)?;
     wake_queued(tx, handler, blocking_key)?;
     Ok(true)
 }

@@ -3,6 +3,7 @@
 use const_format::formatcp;
 use rusqlite::Connection;
 
+use super::super::failure_groups;
 use super::super::jobs::transition::{IS_DEAD, IS_NOT_GIVEN_UP};
 use super::super::row_budget::RowBudget;
 use super::super::seal::{AttemptSeal, SealedTable, record_removal};
@@ -10,6 +11,8 @@ use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::RemovedPart;
 use super::assessment::RemovableEvent;
+use crate::domain::HandlerId;
+use crate::domain::job::JobState;
 use crate::domain::quote::without_quote;
 
 /// An event with more jobs is removed in several transactions.
@@ -48,6 +51,7 @@ fn remove_jobs(
     match part {
         RemovedPart::Quotes => {
             remove_quotes(conn, range)?;
+            failure_groups::remove_quotes(tx, range)?;
             Ok(0)
         }
         RemovedPart::Body => {
@@ -56,6 +60,7 @@ fn remove_jobs(
         }
         RemovedPart::Event => {
             if has_given_up {
+                count_deleted_jobs(tx, range)?;
                 // A key without a job counts as one whose job succeeded.
                 conn.change(
                     formatcp!(
@@ -73,6 +78,18 @@ fn remove_jobs(
             Ok(deleted as u64)
         }
     }
+}
+
+/// Records that the jobs in a range of ids are about to be deleted.
+fn count_deleted_jobs(tx: &mut WriteTransaction<'_>, range: [i64; 2]) -> rusqlite::Result<()> {
+    let sql =
+        formatcp!("SELECT handler, failure FROM jobs WHERE id BETWEEN ?1 AND ?2 AND {IS_DEAD}");
+    let dead: Vec<(HandlerId, Option<i64>)> = tx.conn.list(sql, range, |row| row.try_into())?;
+    for (handler, group) in dead {
+        tx.effects.count_job(handler, Some(JobState::Dead), None);
+        tx.effects.failure_groups.leave(group.map(|group| (group, true)));
+    }
+    Ok(())
 }
 
 /// Removes the outputs of attempts. Their digest takes the place of their salt.

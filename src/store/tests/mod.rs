@@ -15,10 +15,11 @@ use super::jobs::transition::{
 use super::jobs::{self, AttemptRecord, ClaimedJob, finish, reevaluate, transition};
 use super::minute_counts::MinuteCounts;
 use super::source_counters::QueueLimit;
+use super::statements::Statements;
 use super::transaction_end::{write_directly, write_last};
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::WriterCache;
-use super::{Store, audit, open, registry};
+use super::{Store, audit, open, registry, verify};
 use crate::config::Durability;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::claim_request::ClaimRequest;
@@ -35,6 +36,7 @@ mod breaker;
 mod cost;
 mod dedupe;
 mod deferred;
+mod failure_groups;
 mod groups;
 mod job_keys;
 mod job_model;
@@ -159,6 +161,12 @@ impl TestStore {
 
     fn query_number(&self, sql: &str) -> i64 {
         self.conn().query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    fn assert_verified(&self) {
+        for check in verify::CHECKS {
+            assert_eq!(check.run(self.conn(), &[], &|| false).unwrap(), [], "{}", check.name);
+        }
     }
 
     /// Claims up to `max_jobs` jobs of `H`.

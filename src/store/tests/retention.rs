@@ -13,7 +13,6 @@ use crate::store::retention::{
 };
 use crate::store::row_budget::RowBudget;
 use crate::store::seal::AttemptSeal;
-use crate::store::verify;
 
 const DAY: i64 = 86_400_000;
 
@@ -62,12 +61,6 @@ impl TestStore {
                 (0..12).map(|index| text(index).map(Some)).collect()
             })
             .unwrap()
-    }
-
-    fn assert_verified(&self) {
-        for check in verify::CHECKS {
-            assert_eq!(check.run(self.conn(), &[], &|| false).unwrap(), [], "{}", check.name);
-        }
     }
 
     fn wait_days(&mut self, days: i64) {
