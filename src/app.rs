@@ -16,6 +16,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::admin::{self, AdminInputs, AdminServer};
 use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets};
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
@@ -34,7 +35,7 @@ use crate::store::{
     self, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
-use crate::web::{self, IntakeState};
+use crate::web::{self, IntakeServer, IntakeState, ListenAddresses};
 use crate::worker::task_builder::{SourcePaths, TaskBuilder};
 use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
@@ -97,8 +98,8 @@ fn serve_until_signal(
             ready_at_ms: now_ms,
             loaded_at_ms: now_ms,
             reload_rejected_at_ms: None,
-            intake: server.intake.intake.clone(),
-            admin: server.intake.admin.clone(),
+            intake: server.addresses.intake.clone(),
+            admin: server.addresses.admin.clone(),
         };
     });
     if early_signals.reload {
@@ -190,7 +191,10 @@ struct Server {
     planners: Planners,
     expander: JoinHandle<()>,
     writer: WriterHandle,
-    intake: web::RunningServers,
+    intake: IntakeServer,
+    /// `None`: `admin.listen` is empty.
+    admin: Option<AdminServer>,
+    addresses: ListenAddresses,
     maintenance: StoppableThread,
     retention: StoppableThread,
     failure_log: Arc<FailureLog>,
@@ -212,7 +216,7 @@ impl Server {
         let sockets = (sockets, files::connections_max(&config, files_max));
         let server = Self::run(config, store, &registry, secrets, sockets, owner, supervisor)
             .map_err(ExitError::other)?;
-        for line in web::startup_banner(&server.config.load(), &server.intake) {
+        for line in web::startup_banner(&server.config.load(), &server.addresses) {
             log::info!("{line}");
         }
         log::debug!("started in {:?}", started_at.elapsed());
@@ -235,13 +239,14 @@ impl Server {
         let deferrals = Arc::<Deferrals>::default();
         let intake_deferrals = Arc::clone(&deferrals);
         let workers = config.workers.threads;
-        let readers = store::read_pool(&store, u32::try_from(workers + 4)?)?;
+        let readers = store::read_pool(&store, u32::try_from(workers + 8)?)?;
         let (clock, database) = (store.clock, store.path.clone());
         let counters =
             source_counters.set_watched(&web::sources_with_queue_limit(&config, registry));
         let task_builder = build_task_builder(&config, readers.clone(), &supervisor, &database);
         let paths = Arc::clone(&task_builder.paths);
         let expressions = task_builder.expressions.clone();
+        let (admin_database, admin_task_builder) = (database.clone(), task_builder.clone());
 
         let (report_blocked_wal, blocked_wal) = bounded(1);
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
@@ -300,6 +305,8 @@ impl Server {
         let mut threads = vec![checkpoint_thread, writer_thread];
         threads.extend(worker::start(workers, &worker_context)?);
 
+        let tokens = admin::load_tokens(&config, secrets);
+        let redactor = redact_tokens(&redactor, &tokens)?;
         let secrets = (secrets, &redactor);
         let shared_intake = Arc::new(IntakeState::new(
             writer.clone(),
@@ -321,10 +328,25 @@ impl Server {
         )?;
         let (file, config) = (config.file.clone(), Arc::new(ArcSwap::from_pointee(config)));
         let (stop, stopped) = bounded(0);
+        let admin_config = Arc::clone(&config);
+        let admin_readers = readers.clone();
+        let admin_inputs = |intake: &Arc<IntakeState>| AdminInputs {
+            config: admin_config,
+            intake: Arc::clone(intake),
+            readers: admin_readers,
+            clock,
+            database: admin_database,
+            task_builder: admin_task_builder,
+        };
         let inputs =
             RetentionInputs { config: Arc::clone(&config), readers, clock, writer: writer.clone() };
         let retention = StoppableThread { stop, thread: retention::start(inputs, stopped)? };
-        let intake = web::listen(sockets, connections_max, &shared_intake)?;
+        let addresses = ListenAddresses::of(&sockets);
+        let intake = web::listen(sockets.intake, connections_max, &shared_intake)?;
+        let admin = match sockets.admin.is_empty() {
+            true => None,
+            false => Some(admin::start(sockets.admin, &tokens, admin_inputs(&shared_intake))?),
+        };
         Ok(Self {
             file,
             owner: owner.clone(),
@@ -340,6 +362,8 @@ impl Server {
             expander,
             writer,
             intake,
+            admin,
+            addresses,
             maintenance,
             retention,
             threads,
@@ -382,6 +406,8 @@ impl Server {
     fn apply_config(&self) -> anyhow::Result<()> {
         let (loaded, secrets, redactor) = load(&self.file)?;
         let config = loaded.config;
+        let tokens = admin::load_tokens(&config, &secrets);
+        let redactor = redact_tokens(&redactor, &tokens)?;
         let rejected = config::restart_required(&self.config.load(), &config);
         anyhow::ensure!(rejected.is_empty(), "{}", rejected.join("\n"));
         let (reply, registered) = bounded(1);
@@ -404,6 +430,9 @@ impl Server {
         self.handlers.store(Arc::clone(&handlers));
         self.writer.configure(handler_table(&handlers));
         close_replaced(&previous, &handlers);
+        if let Some(admin) = &self.admin {
+            admin.configure(&tokens);
+        }
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
         self.writer.send(Operation::Audit(audit::AuditEntry {
@@ -437,6 +466,9 @@ impl Server {
         // Before intake: a persistent process may take time to end after its input has ended.
         self.handlers.load().values().for_each(|handler| handler.runner.close());
         self.supervisor.wait_for_runs(GRACE * 2);
+        if let Some(admin) = self.admin {
+            admin.stop();
+        }
         self.intake.stop(&self.intake_state);
         self.maintenance.stop();
         self.retention.stop();
@@ -460,6 +492,18 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Returns a redactor that also knows the tokens of the admin listener. The log uses it from here on.
+fn redact_tokens(
+    redactor: &Redactor,
+    tokens: &admin::AdminTokens,
+) -> anyhow::Result<Arc<Redactor>> {
+    let redactor =
+        redactor.with(tokens.texts()).context("tokens cannot be redacted from the log")?;
+    let redactor = Arc::new(redactor);
+    crate::log::redact_by(Arc::clone(&redactor));
+    Ok(redactor)
 }
 
 /// Creates the builder of tasks with its pool of evaluators.

@@ -11,6 +11,7 @@
     )
 )]
 
+mod admin;
 mod app;
 mod body_redaction;
 mod cli;
@@ -32,10 +33,12 @@ mod process;
 mod recovery;
 mod redact;
 mod replay;
+mod row_json;
 mod scheduler;
 mod store;
 #[cfg(test)]
 mod test_support;
+mod time_input;
 mod urlencoded;
 mod verify;
 mod web;

@@ -3,8 +3,9 @@
 //! Intake's connections get what is left. Strangers open them, and the server's own work, its handlers
 //! and the admin listener must not depend on their number.
 
+use crate::admin;
 use crate::config::{Config, Handler, HandlerKind, Mode};
-use crate::web::{MAX_ADMIN_CONNECTIONS, SPARE_CONNECTIONS};
+use crate::web::SPARE_CONNECTIONS;
 
 /// The database with its log, listeners, event loops, evaluators, the connections of maintenance, and folders being read.
 const OWN_FILES: u64 = 128;
@@ -45,7 +46,7 @@ fn reserve(config: &Config) -> u64 {
         },
     };
     let persistent: u64 = config.handlers.iter().map(files_of_handler).sum();
-    let connections = (MAX_ADMIN_CONNECTIONS + SPARE_CONNECTIONS) as u64;
+    let connections = (admin::MAX_CONNECTIONS + SPARE_CONNECTIONS) as u64;
     OWN_FILES
         + connections
         + workers * (FILES_PER_READER + FILES_PER_PROCESS + FILES_PER_STARTING_PROCESS)

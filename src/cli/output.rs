@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Stderr, StderrLock, Stdout, StdoutLock, Write};
 
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::escape;
+use crate::row_json::row_object;
 use crate::store::Value;
 use crate::store::queries::Rows;
 
@@ -15,18 +16,6 @@ pub fn print_json(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
         writeln!(out, "{}", json_line(&Json::Object(row_object(&rows.columns, row))))?;
     }
     Ok(())
-}
-
-/// Converts a row to a JSON object whose fields are the columns.
-pub fn row_object(columns: &[String], row: &[Value]) -> Map<String, Json> {
-    let to_json = |value: &Value| match value {
-        Value::Null => Json::Null,
-        Value::Integer(number) => Json::from(*number),
-        Value::Real(number) => Json::from(*number),
-        Value::Text(text) => Json::from(text.as_str()),
-        Value::Blob(bytes) => Json::from(String::from_utf8_lossy(bytes)),
-    };
-    columns.iter().zip(row).map(|(name, value)| (name.clone(), to_json(value))).collect()
 }
 
 /// The width of the terminal that standard output is connected to.

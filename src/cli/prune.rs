@@ -10,13 +10,13 @@ use super::audit::audit_entry;
 use super::jobs::confirm;
 use super::output::{self, format_count, group_digits};
 use super::progress::{Interruption, ProgressLine};
-use super::selector_args::parse_time;
 use super::{ExitError, open_store_to_write, usage_error, user_error};
 use crate::clock;
 use crate::config::{LoadedConfig, Retention};
 use crate::store::prune::Prune;
 use crate::store::retention::{self, RemovedPart, RetentionRule, Scanner};
 use crate::store::{Store, queries};
+use crate::time_input::parse_time;
 
 /// Arguments of `prune`.
 #[derive(Debug, Args)]

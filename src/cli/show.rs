@@ -16,6 +16,7 @@ use crate::clock;
 use crate::domain::failure_reason::failure_pattern;
 use crate::domain::job::PublicState;
 use crate::domain::{Event, EventId, JobId};
+use crate::row_json::row_object;
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
 use crate::store::queries::{self, Rows, Selector};
 use crate::store::{self, Store, Value, deferred, event_reads};
@@ -216,7 +217,7 @@ fn print_json(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
     for part in jobs.chunks(JOBS_PER_READ) {
         let rows = load_jobs(store, part)?;
         for row in &rows.rows {
-            let object = Json::Object(output::row_object(&rows.columns, row));
+            let object = Json::Object(row_object(&rows.columns, row));
             write!(out, "{separator}{}", output::json_line(&object))?;
             separator = ",";
         }
@@ -225,7 +226,7 @@ fn print_json(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
     separator = "";
     for job in jobs {
         for_each_attempt(store, job, 0, |columns, row| {
-            let object = Json::Object(output::row_object(columns, row));
+            let object = Json::Object(row_object(columns, row));
             write!(out, "{separator}{}", output::json_line(&object))?;
             separator = ",";
             Ok(())

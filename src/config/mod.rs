@@ -103,6 +103,21 @@ pub struct TrustedProxies {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminConfig {
     pub listen: Vec<Listen>,
+    /// Whether `/metrics` needs no token.
+    pub open_metrics: bool,
+    /// Any of them may read and act. Empty: the token in the file `admin.token`.
+    pub tokens: Vec<SecretRef>,
+    /// Any of them may read.
+    pub read_tokens: Vec<SecretRef>,
+    /// Further names in `Host` and `Origin`, for a proxy that passes them on.
+    pub hosts: Vec<String>,
+}
+
+impl AdminConfig {
+    /// The file of the token that the server creates: beside the database.
+    pub fn token_file(&self, store: &StoreConfig) -> PathBuf {
+        store.path.with_file_name("admin.token")
+    }
 }
 
 /// The settings of `[store]`.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::parse::{self, LISTEN, TIMEOUT_RANGE, WAIT_RANGE};
 use super::retention::read_retention;
+use super::secret;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     AdminConfig, Durability, Listen, ProxyHeader, Retention, ServerConfig, StoreConfig,
     TrustedProxies, WorkersConfig,
 };
+use crate::verify::SecretFormat;
 
 const MIB: u64 = 1 << 20;
 /// SQLite's limit for a row is 1,000,000,000 bytes; this leaves room for headers and items.
@@ -17,6 +19,8 @@ pub(super) const MAX_BODY_BYTES: u64 = 512 * MIB;
 const LISTEN_LIST_EXPECTED: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
 const PROXIES_EXPECTED: &str =
     r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
+const HOST_EXPECTED: &str =
+    r#"expected a list of host names without a scheme, such as ["console.example.com"]"#;
 const PATH_EXPECTED: &str = "expected a path";
 
 pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
@@ -74,9 +78,24 @@ pub(super) fn read_admin(
     server: &ServerConfig,
     folder: &Path,
 ) -> AdminConfig {
-    let admin =
-        AdminConfig { listen: read_listeners(&table, folder, "127.0.0.1:8081", &server.listen) };
-    reject_rest(table, &["token", "read_token"]);
+    let tokens = |key: &'static str| {
+        let value = table.get(key);
+        value.map_or_else(Vec::new, |value| {
+            secret::parse_list(&value, folder, SecretFormat::BearerToken)
+        })
+    };
+    let host = |text: &str| match text.is_empty() || text.contains(['/', '@', ' ']) {
+        true => Err(HOST_EXPECTED.to_owned()),
+        false => Ok(text.to_ascii_lowercase()),
+    };
+    let admin = AdminConfig {
+        listen: read_listeners(&table, folder, "127.0.0.1:8081", &server.listen),
+        open_metrics: table.flag("open_metrics", false),
+        tokens: tokens("token"),
+        read_tokens: tokens("read_token"),
+        hosts: table.texts("hosts", HOST_EXPECTED, host).unwrap_or_default(),
+    };
+    reject_rest(table, &[]);
     admin
 }
 

@@ -37,6 +37,67 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     })
 }
 
+/// Loads an event without its body, or returns `None` if it does not exist. Its body is empty.
+///
+/// # Errors
+/// The read failed.
+pub fn find_event_head(conn: &Connection, id: EventId) -> rusqlite::Result<Option<EventHead>> {
+    let sql =
+        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.note,
+                 e.removed_bytes, coalesce(length(e.body), 0)
+               FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1";
+    conn.find(sql, [id], |row| {
+        let removed_bytes: Option<i64> = row.get(9)?;
+        let bytes: i64 = row.get(10)?;
+        let event = Event {
+            id,
+            uid: row.get(0)?,
+            source: row.get(1)?,
+            received_at_ms: row.get(2)?,
+            method: row.get(3)?,
+            path: row.get(4)?,
+            query: row.get(5)?,
+            ip: row.get(6)?,
+            headers: decode_headers(row.get_ref(7)?.as_bytes()?),
+            body: Arc::from([]),
+            expression_errors: row.get(8)?,
+            removed_bytes: removed_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+        };
+        Ok(EventHead { event, body_bytes: usize::try_from(bytes).unwrap_or(0) })
+    })
+}
+
+/// An event without its body.
+#[derive(Clone, Debug)]
+pub struct EventHead {
+    pub event: Event,
+    /// The size of the stored body; 0 if it was removed.
+    pub body_bytes: usize,
+}
+
+/// Reads up to `max_bytes` of a body, without the rest of it. Returns `None` if the event does not exist or has no
+/// body any more. At the end of the body, returns no bytes.
+///
+/// # Errors
+/// The read failed.
+pub fn read_body_part(
+    conn: &Connection,
+    id: EventId,
+    offset: usize,
+    max_bytes: usize,
+) -> rusqlite::Result<Option<Vec<u8>>> {
+    let transaction = conn.unchecked_transaction()?;
+    let sql = "SELECT body IS NOT NULL FROM events WHERE id = ?1";
+    if transaction.find::<bool>(sql, [id], |row| row.get(0))? != Some(true) {
+        return Ok(None);
+    }
+    let blob = transaction.blob_open("main", "events", "body", id.0, true)?;
+    let length = blob.len().saturating_sub(offset).min(max_bytes);
+    let mut bytes = vec![0; length];
+    blob.read_at_exact(&mut bytes, offset)?;
+    Ok(Some(bytes))
+}
+
 /// Loads an event, or returns `None` if it does not exist.
 ///
 /// # Errors

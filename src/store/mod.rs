@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{ErrorCode, OpenFlags};
 
 pub mod alerts;
 pub mod audit;
@@ -21,6 +21,7 @@ pub mod backup;
 pub mod backup_schedule;
 mod batch_insert;
 mod block_index;
+mod body_text;
 mod bounded_log;
 pub mod breaker;
 pub mod checkpoint;
@@ -84,8 +85,8 @@ pub mod writer_cache;
 pub use lock::{Lock, LockHolder, find_lock_holder, io_error};
 pub use migrate::{Access, load_anchor, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{RunState, ServerInfo};
-pub use rusqlite::Result;
 pub use rusqlite::types::Value;
+pub use rusqlite::{Connection, Result};
 pub use start_check::{StartProblem, check_start, network_file_system};
 
 use crate::clock::MonotonicClock;
@@ -149,6 +150,7 @@ pub fn read_pool(store: &Store, size: u32) -> anyhow::Result<ReadPool> {
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             enable_query_planner_stability(conn)?;
             conn.set_prepared_statement_cache_capacity(32);
+            body_text::register(conn)?;
             conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -1024;")
         });
     Ok(r2d2::Pool::builder()
@@ -201,6 +203,7 @@ pub fn set_pragmas(conn: &Connection, durability: Durability) -> anyhow::Result<
     anyhow::ensure!(mode == "wal", "PRAGMA journal_mode is {mode:?}: expected \"wal\"");
     enable_query_planner_stability(conn)?;
     seal::register_functions(conn)?;
+    body_text::register(conn)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -5,7 +5,10 @@ use const_format::formatcp;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::jobs::transition::{IS_BLOCKED, IS_QUEUED, IS_UNRELEASED, STATE_NAME, is_public};
+use super::jobs::transition::{
+    IS_BLOCKED, IS_CANCELLED, IS_DEAD, IS_QUEUED, IS_RUNNING, IS_SUCCEEDED, IS_UNFINISHED,
+    IS_UNRELEASED, IS_WAITING, STATE_NAME, is_public,
+};
 use super::statements::Statements;
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::{EventId, JobId};
@@ -31,6 +34,10 @@ pub struct Selector {
     pub state: Option<PublicState>,
     /// Text that the last attempt's detail, or the job's reason, contains.
     pub detail: Option<String>,
+    /// Text that the event's body contains. Upper and lower case of ASCII letters are the same.
+    pub text: Option<String>,
+    /// A group of failures.
+    pub failure: Option<i64>,
 }
 
 /// True for a job that views show: one whose event has all of its jobs.
@@ -67,7 +74,7 @@ impl SqlFilter {
 impl Selector {
     /// Whether some condition is about jobs, and not about their events.
     pub fn has_job_conditions(&self) -> bool {
-        self.state.is_some() || self.detail.is_some()
+        self.state.is_some() || self.detail.is_some() || self.failure.is_some()
     }
 
     pub(super) fn job_filter(&self) -> SqlFilter {
@@ -93,6 +100,15 @@ impl Selector {
             "j.created_at",
         );
         filter.parts.extend(self.state.map(|state| is_public(state).to_owned()));
+        if let Some(group) = self.failure {
+            filter.and("j.failure = ?", group);
+        }
+        if let Some(text) = &self.text {
+            filter.and(
+                "EXISTS (SELECT 1 FROM events e WHERE e.id = j.event AND body_contains(e.body, ?))",
+                text.clone(),
+            );
+        }
         if let Some(detail) = &self.detail {
             filter.and(
                 "instr(coalesce(j.reason, ''), ?) OR EXISTS (SELECT 1 FROM attempts a
@@ -113,10 +129,25 @@ impl Selector {
             "e.source = (SELECT id FROM sources WHERE name = ?)",
             "e.received_at",
         );
+        if let Some(text) = &self.text {
+            filter.and("body_contains(e.body, ?)", text.clone());
+        }
         filter
     }
 
-    fn rejection_filter(&self) -> SqlFilter {
+    /// The conditions for the newest of an event's jobs that match, so that each event is found once.
+    pub(super) fn newest_job_filter(&self) -> SqlFilter {
+        let mut filter = self.job_filter();
+        let newer = filter.to_sql().replace("j.", "k.");
+        filter.parts.push(format!(
+            "NOT EXISTS (SELECT 1 FROM events o JOIN jobs k
+               ON k.id BETWEEN j.id + 1 AND o.last_job OR k.appended_to = o.id AND k.id > j.id
+             WHERE o.id = j.event AND {newer})"
+        ));
+        filter
+    }
+
+    pub(super) fn rejection_filter(&self) -> SqlFilter {
         let mut filter = SqlFilter::new();
         self.add_common_conditions(&mut filter, "r.source = ?", "r.at");
         if let Some(detail) = &self.detail {
@@ -180,6 +211,31 @@ pub(super) fn waiting_reason(to_wall: usize) -> String {
            (SELECT a.detail FROM attempts a WHERE a.job = j.id ORDER BY a.attempt DESC LIMIT 1)), '')"
     )
 }
+
+/// The row of the view `trail` of one event. It reads the event's jobs once, where the view reads them for each
+/// column.
+pub(super) const TRAIL_ROW: &str = formatcp!(
+    "WITH c AS MATERIALIZED (SELECT j.state, count(*) AS jobs, max(j.ended_at) AS ended_at
+       FROM events e JOIN jobs j ON j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id
+       WHERE e.id = ?1 GROUP BY j.state),
+     u AS MATERIALIZED (SELECT coalesce((SELECT sum(jobs) FROM c WHERE {IS_UNRELEASED} AND EXISTS
+         (SELECT 1 FROM expansions x WHERE x.event = ?1 AND x.is_visible)), 0)
+       + coalesce((SELECT json_array_length(d.handlers) FROM deferred_events d WHERE d.event = ?1), 0) AS jobs)
+     SELECT e.id AS event, strftime({ISO}, e.received_at / 1000.0, 'unixepoch') AS received_at,
+       s.name AS source, nullif(e.ip, '') AS remote_ip, coalesce(e.removed_bytes, length(e.body)) AS bytes,
+       (SELECT count(*) FROM duplicates d WHERE d.event = e.id) AS duplicates,
+       u.jobs + coalesce((SELECT sum(jobs) FROM c WHERE NOT {IS_UNRELEASED}), 0) AS jobs,
+       u.jobs + coalesce((SELECT sum(jobs) FROM c WHERE {IS_WAITING}), 0) AS queued,
+       coalesce((SELECT jobs FROM c WHERE {IS_RUNNING}), 0) AS running,
+       coalesce((SELECT jobs FROM c WHERE {IS_SUCCEEDED}), 0) AS succeeded,
+       coalesce((SELECT jobs FROM c WHERE {IS_DEAD}), 0) AS dead,
+       coalesce((SELECT jobs FROM c WHERE {IS_CANCELLED}), 0) AS cancelled,
+       CASE WHEN EXISTS (SELECT 1 FROM c WHERE {IS_UNFINISHED} OR {IS_UNRELEASED})
+           OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
+         strftime({ISO}, coalesce((SELECT max(ended_at) FROM c), e.received_at) / 1000.0, 'unixepoch')
+         END AS settled_at
+     FROM events e JOIN sources s ON s.id = e.source CROSS JOIN u WHERE e.id = ?1"
+);
 
 /// Returns the number of rows that [`list_jobs`] would return without a limit.
 ///
@@ -356,4 +412,41 @@ pub fn find_newest_job(
          ORDER BY j.id DESC LIMIT 1"
     );
     conn.find(sql, (event, handler), |row| row.try_into())
+}
+
+/// Returns the groups of failures, those with the last failure first. There are at most 501 for each handler.
+///
+/// # Errors
+/// The read failed.
+pub fn list_failures(conn: &Connection, handler: Option<&str>) -> rusqlite::Result<Rows> {
+    let sql = formatcp!(
+        "SELECT g.id AS failure, h.name AS handler, g.reason, g.failing, g.dead,
+           strftime({ISO}, g.first_at / 1000.0, 'unixepoch') AS first_at,
+           strftime({ISO}, g.last_at / 1000.0, 'unixepoch') AS last_at, g.last_job,
+           (SELECT j.event FROM jobs j WHERE j.id = g.last_job) AS last_event
+         FROM failure_groups g JOIN handlers h ON h.id = g.handler
+         WHERE ?1 IS NULL OR h.name = ?1 ORDER BY g.last_at DESC, g.id DESC"
+    );
+    query(conn, sql, &[handler.map(str::to_owned).into()])
+}
+
+/// Returns the row of the view `trail` of an event, if it exists.
+///
+/// # Errors
+/// The read failed.
+pub fn load_trail(conn: &Connection, event: i64) -> rusqlite::Result<Rows> {
+    query(conn, TRAIL_ROW, &[event.into()])
+}
+
+/// Returns the events before and after an event.
+///
+/// # Errors
+/// The read failed.
+pub fn find_neighbours(
+    conn: &Connection,
+    event: EventId,
+) -> rusqlite::Result<(Option<i64>, Option<i64>)> {
+    let previous = conn.value("SELECT max(id) FROM events WHERE id < ?1", [event])?;
+    let next = conn.value("SELECT min(id) FROM events WHERE id > ?1", [event])?;
+    Ok((previous, next))
 }

@@ -13,11 +13,12 @@ use self::matches::Matches;
 pub use self::matches::{SearchEnd, SearchResult, SearchTime, Total};
 use self::states::StateSearch;
 use super::jobs::transition::{IS_IN_STATE_1, IS_INDEXED, indexed_states};
-use super::queries::{self, Rows, Selector, SqlFilter};
+use super::queries::{self, Rows, Selector, SqlFilter, TRAIL_ROW};
 use super::statements::Statements;
 
 pub(super) mod blocks;
 mod matches;
+pub mod pages;
 pub(super) mod states;
 
 /// Maximum number of jobs whose attempts `tail --state` looks up.
@@ -46,13 +47,9 @@ pub fn search_events(
     let transaction = conn.unchecked_transaction()?;
     let mut matches = Matches::new(limit, time.unwrap_or(SearchTime::INDEXED));
     let filter = selector.block_filter(false);
-    BlockSearch::new(&transaction, blocks::EVENTS, filter, selector.event_filter())?.run(
-        &transaction,
-        0,
-        &mut matches,
-    )?;
-    let sql = "SELECT * FROM trail WHERE event = ?1";
-    let rows = load_rows(&transaction, sql, matches.ids.iter().copied(), &[])?;
+    BlockSearch::new(&transaction, blocks::EVENTS, filter, selector.event_filter(), i64::MAX)?
+        .run(&transaction, 0, &mut matches)?;
+    let rows = load_rows(&transaction, TRAIL_ROW, matches.ids.iter().copied(), &[])?;
     let time_sql = "SELECT received_at FROM events WHERE id >= ?1 ORDER BY id LIMIT 1";
     matches.into_result(&transaction, rows, time_sql)
 }
@@ -74,14 +71,17 @@ pub fn search_jobs(
     let transaction = conn.unchecked_transaction()?;
     let mut matches = Matches::new(limit, time.unwrap_or(usual_time));
     if let Some(states) = selector.state.and_then(indexed_states) {
-        StateSearch::new(&transaction, selector, &states)?.run(selector, &mut matches)?;
-    } else {
-        let filter = selector.block_filter(true);
-        BlockSearch::new(&transaction, blocks::JOBS, filter, selector.job_filter())?.run(
-            &transaction,
-            0,
+        let rows = selector.job_filter();
+        StateSearch::new(&transaction, selector, &states, i64::MAX)?.run(
+            selector,
+            &rows,
+            selector.is_exact_by_state(),
             &mut matches,
         )?;
+    } else {
+        let filter = selector.block_filter(true);
+        BlockSearch::new(&transaction, blocks::JOBS, filter, selector.job_filter(), i64::MAX)?
+            .run(&transaction, 0, &mut matches)?;
     }
     let sql = format!("{} WHERE j.id = ?1", queries::select_jobs(2));
     let rows = load_rows(&transaction, &sql, matches.ids.iter().copied(), &[to_wall_ms.into()])?;
@@ -112,11 +112,8 @@ pub fn search_outcomes(
         true => (blocks::ATTEMPTS_WITH_JOBS, selector.job_filter()),
         false => (blocks::ATTEMPTS, SqlFilter::new()),
     };
-    BlockSearch::new(conn, table, (filter.parts.len() > 1).then_some(filter), rows)?.run(
-        conn,
-        after,
-        &mut matches,
-    )?;
+    BlockSearch::new(conn, table, (filter.parts.len() > 1).then_some(filter), rows, i64::MAX)?
+        .run(conn, after, &mut matches)?;
     if matches.end.is_some()
         && let Some(states) = state.and_then(indexed_states)
         && let Some(ids) = find_attempts_by_state(conn, selector, &states)?
@@ -186,11 +183,7 @@ pub fn read_tail(
 ) -> rusqlite::Result<(SearchResult, i64)> {
     // One snapshot for both reads.
     let transaction = conn.unchecked_transaction()?;
-    let newest_sql = match view {
-        TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
-        TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",
-    };
-    let newest: i64 = transaction.value(newest_sql, [])?;
+    let newest = newest_id(&transaction, view)?;
     let found = match view {
         TailView::Outcomes => search_outcomes(&transaction, selector, id, limit, None)?,
         TailView::Rejections => {
@@ -202,4 +195,27 @@ pub fn read_tail(
     };
     transaction.commit()?;
     Ok((found, newest.max(id)))
+}
+
+/// Returns the id of the newest row of a view, or 0.
+///
+/// # Errors
+/// The read failed.
+pub fn newest_id(conn: &Connection, view: TailView) -> rusqlite::Result<i64> {
+    conn.value(
+        match view {
+            TailView::Outcomes => "SELECT coalesce(max(id), 0) FROM attempts",
+            TailView::Rejections => "SELECT coalesce(max(id), 0) FROM rejected_requests",
+        },
+        [],
+    )
+}
+
+/// Returns up to `limit` outcomes after an id, oldest first.
+///
+/// # Errors
+/// The read failed.
+pub fn read_after(conn: &Connection, after: i64, limit: i64) -> rusqlite::Result<Rows> {
+    let sql = "SELECT * FROM outcomes WHERE id > ?1 ORDER BY id LIMIT ?2";
+    queries::query(conn, sql, &[after.into(), limit.into()])
 }

@@ -1,14 +1,11 @@
-//! `/healthz` and `/readyz`, on both listeners. The admin listener has no other paths yet.
+//! `/healthz` and `/readyz`, on both listeners.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, dev};
+use actix_web::{HttpRequest, HttpResponse};
 
 use super::IntakeState;
-use super::body::{RequestBody, finish_response};
-use super::connection::Connection;
 use super::rejection::Rejection;
 
 /// The path that says whether the process is alive.
@@ -16,29 +13,13 @@ const HEALTHZ: &str = "/healthz";
 /// The path that says whether the server would accept a webhook now.
 const READYZ: &str = "/readyz";
 
-/// Handles a request of the admin listener.
-pub fn handle_admin(
-    state: &IntakeState,
-    request: &HttpRequest,
-    payload: dev::Payload,
-) -> HttpResponse {
-    let Some(connection) = request.conn_data::<Arc<Connection>>() else {
-        return empty_response(500);
-    };
-    let body = RequestBody::new(request, payload);
-    connection.begin(body.length());
-    let response =
-        health_response(state, request).unwrap_or_else(|| Rejection::NotFound.response());
-    finish_response(response, request, connection, &body)
-}
-
 /// A response without a body.
 pub(super) fn empty_response(status: u16) -> HttpResponse {
     HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
 /// Responds to `/healthz` and `/readyz`.
-pub(super) fn health_response(state: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
+pub fn health_response(state: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
     build_response(request, || {
         if state.is_closing.load(Ordering::Relaxed) {
             Some("shutting down")

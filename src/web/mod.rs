@@ -1,7 +1,7 @@
 //! The HTTP side: listeners, the state that intake threads share, and shutdown.
 //!
 //! `intake` handles a request, `verify` and the other modules check it, and `writer_client` sends
-//! the event to the writer. The admin listener serves only `/healthz` and `/readyz` so far.
+//! the event to the writer. `admin` has the other listener.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,19 +48,15 @@ pub mod stored_request;
 pub mod writer_client;
 
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-use server::{ListenerKind, spawn_server};
+use server::spawn_server;
 pub use sockets::{BoundSocket, ListenError, Sockets, UnavailableAddress, bind, find_unavailable};
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
 /// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// Maximum number of connections of the admin listener. Clients of intake cannot take these slots.
-pub const MAX_ADMIN_CONNECTIONS: usize = 64;
-
-/// New connections beyond the limit that are accepted and wait for a slot, those of the admin
-/// listener included.
-pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
+/// New connections beyond the limit that are accepted and wait for a slot.
+pub const SPARE_CONNECTIONS: usize = 2 * INTAKE_THREADS;
 
 /// Maximum time for requests in flight when intake shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -178,45 +174,22 @@ impl IntakeState {
     }
 }
 
-/// The servers of all listeners, and where they listen.
-pub struct RunningServers {
-    servers: Vec<server::RunningServer>,
-    /// The addresses of intake as a sender writes them.
-    pub intake: Vec<String>,
-    pub admin: Vec<String>,
-}
+/// The server of intake.
+pub struct IntakeServer(server::RunningServer);
 
-/// Starts the servers. Intake accepts at most `max_connections` connections.
+/// Starts the server of intake. It accepts at most `max_connections` connections.
 ///
 /// # Errors
 /// A thread cannot be created.
 pub fn listen(
-    sockets: Sockets,
+    sockets: Vec<BoundSocket>,
     max_connections: usize,
     state: &Arc<IntakeState>,
-) -> anyhow::Result<RunningServers> {
-    let intake = sockets.intake.iter().map(BoundSocket::address).collect();
-    let admin: Vec<String> = sockets.admin.iter().map(BoundSocket::address).collect();
-    let mut servers = vec![spawn_server(
-        ListenerKind::Intake,
-        sockets.intake,
-        INTAKE_THREADS,
-        max_connections,
-        state,
-    )?];
-    if !admin.is_empty() {
-        servers.push(spawn_server(
-            ListenerKind::Admin,
-            sockets.admin,
-            1,
-            MAX_ADMIN_CONNECTIONS,
-            state,
-        )?);
-    }
-    Ok(RunningServers { servers, intake, admin })
+) -> anyhow::Result<IntakeServer> {
+    spawn_server(sockets, INTAKE_THREADS, max_connections, state).map(IntakeServer)
 }
 
-impl RunningServers {
+impl IntakeServer {
     /// Responds to the requests in flight, each the last on its connection, and stops the servers.
     pub fn stop(self, state: &IntakeState) {
         state.is_closing.store(true, Ordering::SeqCst);
@@ -224,30 +197,47 @@ impl RunningServers {
         let mut busy_at = started_at;
         while busy_at.elapsed() < DRAIN_IDLE && started_at.elapsed() < DRAIN_TIMEOUT {
             std::thread::sleep(Duration::from_millis(2));
-            if self.servers.iter().any(|server| server.connections.is_busy()) {
+            if self.0.connections.is_busy() {
                 busy_at = Instant::now();
             }
         }
-        self.servers.into_iter().for_each(server::RunningServer::stop);
+        self.0.stop();
+    }
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, Default)]
+pub struct ListenAddresses {
+    /// The addresses of intake as a sender writes them.
+    pub intake: Vec<String>,
+    pub admin: Vec<String>,
+}
+
+impl ListenAddresses {
+    /// The addresses of bound sockets.
+    pub fn of(sockets: &Sockets) -> Self {
+        let addresses =
+            |sockets: &[BoundSocket]| sockets.iter().map(BoundSocket::address).collect();
+        Self { intake: addresses(&sockets.intake), admin: addresses(&sockets.admin) }
     }
 }
 
 /// Returns the lines that are logged at start: the addresses, and a command to try as the end of
 /// its line.
-pub fn startup_banner(config: &Config, listening: &RunningServers) -> Vec<String> {
+pub fn startup_banner(config: &Config, addresses: &ListenAddresses) -> Vec<String> {
     let mut lines = Vec::new();
-    for address in &listening.intake {
+    for address in &addresses.intake {
         lines.push(format!("listening for webhooks on {address}"));
     }
-    for address in &listening.admin {
-        lines.push(format!("listening for /healthz and /readyz on {address}"));
+    for address in &addresses.admin {
+        lines.push(format!("the console is at {address} (`hooktrail open` signs in)"));
     }
     lines.push(format!("the database is {}", config.store.path.display()));
     let is_open = |source: &&Source| {
         source.verify.scheme == Scheme::None && source.methods.iter().any(|method| method == "POST")
     };
     let unverified = config.sources.iter().find(is_open);
-    let http = listening.intake.iter().find(|address| address.starts_with("http"));
+    let http = addresses.intake.iter().find(|address| address.starts_with("http"));
     if let (Some(source), Some(address)) = (unverified, http) {
         let (content_type, body) = match source.accept {
             Accept::Any | Accept::Json => ("application/json", r#"{"form_id":"1","name":"Ada"}"#),

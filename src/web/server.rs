@@ -1,4 +1,4 @@
-//! The server of one listener: actix-server accepts, `connection` limits, actix-http and an `App`
+//! The server of intake: actix-server accepts, `connection` limits, actix-http and an `App`
 //! respond.
 //!
 //! actix-web's own `HttpServer` does not accept our stream type, so this module combines its parts.
@@ -25,14 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, TimeLimits};
 use super::intake::{self, IntakeThread};
-use super::{BoundSocket, IntakeState, health};
-
-/// Which requests a listener handles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerKind {
-    Intake,
-    Admin,
-}
+use super::{BoundSocket, IntakeState};
 
 /// The server of one listener, on a thread of actix.
 pub struct RunningServer {
@@ -54,13 +47,12 @@ impl RunningServer {
 /// # Errors
 /// A thread cannot be created.
 pub fn spawn_server(
-    kind: ListenerKind,
     sockets: Vec<BoundSocket>,
     threads: usize,
     max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<RunningServer> {
-    let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
+    let name = "intake";
     let limits = Arc::clone(state);
     let connections = Connections::new(max_connections, move || {
         let config = limits.config.load();
@@ -84,14 +76,13 @@ pub fn spawn_server(
             let added = match socket {
                 BoundSocket::Tcp(tcp) => {
                     let peer_addr = |stream: &TcpStream| stream.peer_addr().map(Some);
-                    server.listen(name, tcp, move || {
-                        stream_service(kind, &state, &connections, peer_addr)
-                    })
+                    server
+                        .listen(name, tcp, move || stream_service(&state, &connections, peer_addr))
                 }
                 BoundSocket::Unix(unix) => {
                     let peer_addr = |_: &UnixStream| Ok(None);
                     server.listen_uds(name, unix, move || {
-                        stream_service(kind, &state, &connections, peer_addr)
+                        stream_service(&state, &connections, peer_addr)
                     })
                 }
             };
@@ -122,7 +113,6 @@ pub fn spawn_server(
 /// The service of one thread for the connections of one socket. `peer_addr` fails for a peer that has reset its
 /// connection. Without an address it would count as a unix socket.
 fn stream_service<S>(
-    kind: ListenerKind,
     state: &Arc<IntakeState>,
     connections: &Arc<Connections>,
     peer_addr: fn(&S) -> io::Result<Option<SocketAddr>>,
@@ -140,12 +130,11 @@ where
         };
         async { admitted.await.map_err(DispatchError::Io) }
     };
-    fn_service(admit).and_then(http_service(kind, state))
+    fn_service(admit).and_then(http_service(state))
 }
 
 /// HTTP/1.1 over a stream whose times `Connections` limits, not actix-http.
 fn http_service<S>(
-    kind: ListenerKind,
     state: &Arc<IntakeState>,
 ) -> impl ServiceFactory<
     (ConnectionStream<S>, Protocol, Option<SocketAddr>),
@@ -158,27 +147,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     // Services rather than handlers: the extractors of a handler would take longer than its checks.
-    let app = match kind {
-        ListenerKind::Intake => {
-            let thread = Rc::new(IntakeThread::new(state));
-            App::new().default_service(fn_service(move |request: ServiceRequest| {
-                let thread = Rc::clone(&thread);
-                async move {
-                    let (request, payload) = request.into_parts();
-                    let response = intake::handle_webhook(&thread, &request, payload).await;
-                    Ok(ServiceResponse::new(request, response))
-                }
-            }))
+    let thread = Rc::new(IntakeThread::new(state));
+    let app = App::new().default_service(fn_service(move |request: ServiceRequest| {
+        let thread = Rc::clone(&thread);
+        async move {
+            let (request, payload) = request.into_parts();
+            let response = intake::handle_webhook(&thread, &request, payload).await;
+            Ok(ServiceResponse::new(request, response))
         }
-        ListenerKind::Admin => {
-            let shared = Arc::clone(state);
-            App::new().default_service(fn_service(move |request: ServiceRequest| {
-                let (request, payload) = request.into_parts();
-                let response = health::handle_admin(&shared, &request, payload);
-                std::future::ready(Ok(ServiceResponse::new(request, response)))
-            }))
-        }
-    };
+    }));
     let app = app.into_factory().map_err(|error| error.error_response());
     HttpService::build()
         .keep_alive(KeepAlive::Os)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
@@ -32,6 +32,14 @@ impl BoundSocket {
         match self {
             Self::Tcp(tcp) => tcp.try_clone().map(Self::Tcp),
             Self::Unix(unix) => unix.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// Returns the IP address, or `None` for a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
         }
     }
 

@@ -127,6 +127,7 @@ fn a_job_that_cannot_be_released_does_not_block_later_events() {
     let conn = rusqlite::Connection::open(server.path().join("t.db")).expect("the database");
     conn.execute_batch(
         "update jobs set state = 6;
+            update handlers set queued = 0;
             insert into expansions (first_job, last_job, next_job, event, source, is_visible)
               select min(id), max(id), min(id), event, source, 1 from jobs;
             create trigger reject before update on jobs when old.event = 1 and old.item = 7 begin

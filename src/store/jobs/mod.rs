@@ -16,6 +16,7 @@ use crate::domain::job_plan::KeyHash;
 use crate::domain::{Claim, EventId, HandlerId, NextStep, Outcome, SourceId};
 
 pub mod claim;
+pub(in crate::store) mod failures;
 pub mod finish;
 pub(super) mod insert;
 pub(super) mod keys;

@@ -12,10 +12,12 @@ use super::super::batch_insert::{
     BatchInsert, BatchRow, RowValues, StatementTexts, statement_texts,
 };
 use super::super::effects::{AlertCondition, Effects};
-use super::super::failure_groups::{self, Membership};
+use super::super::failure_groups::Membership;
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
-use super::{AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, JobOrigin, VersionKey};
+use super::{
+    AttemptRecord, CLAIM_COLUMNS, ClaimedJob, CurrentClaim, JobOrigin, VersionKey, failures,
+};
 use crate::domain::job::{JobState, PublicState};
 use crate::domain::job_plan::{DebounceKey, KeyHash};
 use crate::domain::{Claim, HandlerId, JobId, NextStep, SourceId};
@@ -242,7 +244,7 @@ pub(in crate::store) fn create(
 fn group_failure(tx: &mut WriteTransaction<'_>, job: &NewJob<'_>) -> rusqlite::Result<()> {
     match &job.placement {
         Placement::Dead(reason) => {
-            failure_groups::join(tx, (JobId(job.id), job.origin.handler), None, true, reason)
+            failures::join(tx, (JobId(job.id), job.origin.handler), None, true, reason)
         }
         _ => Ok(()),
     }
@@ -488,7 +490,7 @@ fn leave_failures(tx: &mut WriteTransaction<'_>, claim: Claim) -> rusqlite::Resu
     }
     let group: Option<i64> =
         tx.conn.value("SELECT failure FROM jobs WHERE id = ?1", [claim.job])?;
-    failure_groups::leave(tx, claim.job, group.map(|group| (group, false)))
+    failures::leave(tx, claim.job, group.map(|group| (group, false)))
 }
 
 /// Ends a successful attempt if its claim is current and the job has no ordering key: then nothing else depends
@@ -566,11 +568,11 @@ pub(in crate::store) fn finish(
     match state {
         JobState::Dead => {
             let reason = reason.map_or(record.detail.as_str(), String::as_str);
-            failure_groups::join(tx, job, before, true, reason)?;
+            failures::join(tx, job, before, true, reason)?;
         }
-        JobState::Succeeded | JobState::Cancelled => failure_groups::leave(tx, job.0, before)?,
+        JobState::Succeeded | JobState::Cancelled => failures::leave(tx, job.0, before)?,
         _ if record.outcome.is_failure() => {
-            failure_groups::join(tx, job, before, false, &record.detail)?;
+            failures::join(tx, job, before, false, &record.detail)?;
         }
         // A deferred or interrupted attempt says nothing about the failure before.
         _ => {}
@@ -647,7 +649,7 @@ pub(in crate::store) fn supersede(
     for (job, source, ordering_key, burst_started_at, attempt, failure) in cancelled {
         tx.effects.adjust_queued(source, -1);
         tx.effects.count_job(handler, Some(JobState::Ready), Some(JobState::Cancelled));
-        failure_groups::leave(tx, job, failure.map(|group| (group, false)))?;
+        failures::leave(tx, job, failure.map(|group| (group, false)))?;
         // A job that has run belongs to an earlier burst.
         if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
             started_at_ms = started_at_ms.min(at);
@@ -713,7 +715,7 @@ pub(in crate::store) fn cancel(
         tx.effects.adjust_queued(source, -1);
     }
     tx.effects.count_job(handler, Some(state), Some(JobState::Cancelled));
-    failure_groups::leave(tx, job, failure)?;
+    failures::leave(tx, job, failure)?;
     release_next(tx, handler, ordering_key.as_ref())?;
     Ok(true)
 }
@@ -750,7 +752,7 @@ pub(in crate::store) fn retry(tx: &mut WriteTransaction<'_>, job: JobId) -> rusq
         tx.effects.adjust_queued(source, 1);
     }
     tx.effects.count_job(handler, Some(before), Some(state));
-    failure_groups::leave(tx, job, failure)?;
+    failures::leave(tx, job, failure)?;
     wake_queued(tx, handler, blocking_key)?;
     Ok(true)
 }

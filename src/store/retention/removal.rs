@@ -3,7 +3,7 @@
 use const_format::formatcp;
 use rusqlite::Connection;
 
-use super::super::failure_groups;
+use super::super::jobs::failures;
 use super::super::jobs::transition::{IS_DEAD, IS_NOT_GIVEN_UP};
 use super::super::row_budget::RowBudget;
 use super::super::seal::{AttemptSeal, SealedTable, record_removal};
@@ -51,7 +51,7 @@ fn remove_jobs(
     match part {
         RemovedPart::Quotes => {
             remove_quotes(conn, range)?;
-            failure_groups::remove_quotes(tx, range)?;
+            failures::remove_quotes(tx, range)?;
             Ok(0)
         }
         RemovedPart::Body => {

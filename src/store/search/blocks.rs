@@ -35,20 +35,25 @@ pub(in crate::store) struct BlockSearch {
     pub blocks_sql: String,
     table: BlockTable,
     rows: SqlFilter,
+    /// Only rows with lower ids.
+    before: i64,
 }
 
 impl BlockSearch {
     /// Creates a search of the blocks that match a condition on the index; without one, of all blocks of
-    /// the table.
+    /// the table. It finds rows with ids below `before`.
     pub fn new(
         conn: &Connection,
         block_table: BlockTable,
         blocks: Option<SqlFilter>,
         rows: SqlFilter,
+        before: i64,
     ) -> rusqlite::Result<Self> {
         let BlockTable { table, index, .. } = block_table;
+        let last_block = block_of(before.saturating_sub(1));
         let (blocks, blocks_sql) = match blocks {
-            Some(blocks) => {
+            Some(mut blocks) => {
+                blocks.and("block <= ?", last_block);
                 let sql = format!(
                     "SELECT block FROM {index} WHERE {} ORDER BY block DESC",
                     blocks.to_sql()
@@ -63,13 +68,13 @@ impl BlockSearch {
                 );
                 let (first, last): (i64, i64) = conn.query_row(&sql, [], |row| row.try_into())?;
                 let mut all = SqlFilter::new();
-                all.values = vec![block_of(first).into(), block_of(last).into()];
+                all.values = vec![block_of(first).into(), block_of(last).min(last_block).into()];
                 let sql = "WITH RECURSIVE b (block) AS (SELECT ?2 UNION ALL SELECT block - 1 FROM b
                   WHERE block > ?1) SELECT block FROM b WHERE block >= ?1";
                 (all, sql.to_owned())
             }
         };
-        Ok(Self { blocks, blocks_sql, table: block_table, rows })
+        Ok(Self { blocks, blocks_sql, table: block_table, rows, before })
     }
 
     /// Returns the statements that list and count the matching rows of a block. The bounds of the
@@ -107,7 +112,8 @@ impl BlockSearch {
             {
                 break;
             }
-            let bounds = [first.max(after + 1), last].map(Value::from);
+            let bounds =
+                [first.max(after + 1), last.min(self.before.saturating_sub(1))].map(Value::from);
             let values = self.rows.values.iter().cloned().chain(bounds);
             if matches.is_full() {
                 matches.count +=
@@ -135,6 +141,15 @@ pub(super) fn add_names(filter: &mut SqlFilter, handler: Option<&String>, source
 }
 
 impl Selector {
+    /// Whether the state, the handler and the source are all conditions.
+    pub(super) fn is_exact_by_state(&self) -> bool {
+        let Self { since_ms, until_ms, detail, text, failure, event, .. } = self;
+        since_ms.or(*until_ms).or(*failure).or(*event).is_none()
+            && detail.is_none()
+            && text.is_none()
+            && self.jobs.is_empty()
+    }
+
     /// The conditions on rows of the block index. `None` if all blocks may have matching rows.
     pub(in crate::store) fn block_filter(&self, has_handlers: bool) -> Option<SqlFilter> {
         let mut filter = SqlFilter::new();

@@ -8,7 +8,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::super::block_index::{block_of, ids_of_block};
 use super::super::jobs::transition::{IS_IN_STATE_1, IS_INDEXED, IS_UNRELEASED};
-use super::super::queries::Selector;
+use super::super::queries::{Selector, SqlFilter};
 use super::super::statements::Statements;
 use super::blocks::BlockCheck;
 use super::matches::Matches;
@@ -74,6 +74,7 @@ impl<'c> StateSearch<'c> {
         conn: &'c Connection,
         selector: &Selector,
         states: &[i64],
+        before: i64,
     ) -> rusqlite::Result<Self> {
         // An unknown name has id 0, which no row has.
         let find_id = |table: &str, name: &Option<String>| {
@@ -102,7 +103,7 @@ impl<'c> StateSearch<'c> {
             }));
         }
         let mut search = Self { conn, streams, heads: BinaryHeap::new() };
-        (0..search.streams.len()).try_for_each(|stream| search.read_next(stream, i64::MAX))?;
+        (0..search.streams.len()).try_for_each(|stream| search.read_next(stream, before))?;
         Ok(search)
     }
 
@@ -113,10 +114,15 @@ impl<'c> StateSearch<'c> {
         Ok(())
     }
 
-    pub fn run(&mut self, selector: &Selector, matches: &mut Matches) -> rusqlite::Result<()> {
-        let rows = selector.job_filter();
+    /// Adds the jobs that meet the conditions `rows`, newest first. `is_exact`: all jobs in the streams meet them.
+    pub fn run(
+        &mut self,
+        selector: &Selector,
+        rows: &SqlFilter,
+        is_exact: bool,
+        matches: &mut Matches,
+    ) -> rusqlite::Result<()> {
         let has_times = selector.since_ms.is_some() || selector.until_ms.is_some();
-        let is_exact = !has_times && selector.detail.is_none();
         let id = rows.values.len() + 1;
         let sql = format!(
             "SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.id = ?{id} AND {})",
@@ -133,6 +139,9 @@ impl<'c> StateSearch<'c> {
                     matches.add(job);
                 }
                 self.read_next(stream, job)?;
+            }
+            if matches.is_complete() {
+                return Ok(());
             }
             if matches.is_full() && is_exact {
                 let counts = self.streams.iter().map(|stream| stream.count(self.conn));

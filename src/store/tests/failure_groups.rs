@@ -1,7 +1,7 @@
 //! The groups of failures, and the numbers of jobs of each handler.
 
 use super::*;
-use crate::store::failure_groups::{self, OTHER_REASONS};
+use crate::store::jobs::failures::{self, OTHER_REASONS};
 
 impl TestStore {
     /// Runs the next job of `H`, which fails for this reason, and returns its id.
@@ -89,7 +89,7 @@ fn the_number_of_groups_is_bounded() {
             // Letters tell the reasons apart, because numbers do not.
             let reason =
                 format!("exit 1: {}", "a".repeat(1 + index % 100) + &"b".repeat(index / 100));
-            failure_groups::join(tx, (job.claim.job, H), None, true, &reason)?;
+            failures::join(tx, (job.claim.job, H), None, true, &reason)?;
         }
         Ok(())
     });

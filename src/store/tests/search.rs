@@ -6,6 +6,9 @@ use crate::domain::job::PublicState;
 use crate::store::block_index::BLOCK_BITS;
 use crate::store::queries::{Selector, list_jobs, query};
 use crate::store::search::blocks::{self, BlockSearch};
+use crate::store::search::pages::{
+    Page, PageRequest, page_of_events, page_of_jobs, page_of_outcomes,
+};
 use crate::store::search::states::STATE_STATEMENTS;
 use crate::store::search::{
     SearchResult, SearchTime, Total, search_events, search_jobs, search_outcomes,
@@ -243,4 +246,84 @@ fn searches_and_views_read_no_table_from_end_to_end() {
         plan.contains("SEARCH c USING COVERING INDEX jobs_by_state (state=? AND handler=?)"),
         "{plan}"
     );
+}
+
+/// All ids of a list, page by page.
+fn walk(mut read: impl FnMut(PageRequest) -> rusqlite::Result<Page>) -> Vec<Value> {
+    let (mut ids, mut before) = (Vec::new(), None);
+    loop {
+        let page = read(PageRequest { before, limit: 7 }).unwrap();
+        assert!(page.rows.rows.len() <= 7);
+        ids.extend(page.rows.rows.into_iter().map(|mut row| row.remove(0)));
+        before = page.next;
+        if before.is_none() {
+            return ids;
+        }
+    }
+}
+
+#[test]
+fn pages_have_each_row_once_whatever_the_filter() {
+    let test = filled_store();
+    let conn = test.conn();
+    for selector in selectors(&test) {
+        let all = list_jobs(conn, &selector, i64::MAX, 0).unwrap();
+        let event_of = |row: &Vec<Value>| match row[1] {
+            Value::Integer(event) => event,
+            _ => 0,
+        };
+        let mut events: Vec<i64> = all.rows.iter().map(event_of).collect();
+        let jobs: Vec<Value> = all.rows.into_iter().map(|mut row| row.remove(0)).collect();
+        let context = format!("{selector:?}");
+        assert_eq!(walk(|page| page_of_jobs(conn, &selector, page, 0)), jobs, "{context}");
+        let found = walk(|page| page_of_events(conn, &selector, page));
+        if selector.handler.is_none() && selector.state.is_none() {
+            let filter = selector.event_filter();
+            let sql =
+                format!("SELECT e.id FROM events e WHERE {} ORDER BY 1 DESC", filter.to_sql());
+            assert_eq!(found, ids(conn, &sql, &filter.values), "{context}");
+        } else {
+            let mut seen = std::collections::HashSet::new();
+            events.retain(|event| seen.insert(*event));
+            let events: Vec<Value> = events.into_iter().map(Value::Integer).collect();
+            assert_eq!(found, events, "{context}");
+        }
+        let outcomes = search_outcomes(conn, &selector, 0, i64::MAX, UNLIMITED).unwrap();
+        let mut outcomes = first_column(&outcomes);
+        outcomes.reverse();
+        assert_eq!(walk(|page| page_of_outcomes(conn, &selector, page)), outcomes, "{context}");
+    }
+}
+
+#[test]
+fn an_event_has_the_same_row_in_a_page_as_in_the_view() {
+    let test = filled_store();
+    let conn = test.conn();
+    let view = query(conn, "SELECT * FROM trail ORDER BY event DESC", &[]).unwrap();
+    let page = PageRequest { before: None, limit: 100_000 };
+    let found = page_of_events(conn, &Selector::default(), page).unwrap();
+    assert_eq!(found.rows.columns, view.columns);
+    for (found, expected) in found.rows.rows.iter().zip(&view.rows) {
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn events_are_found_by_a_text_of_their_body() {
+    let mut test = test_store();
+    for body in [r#"{"name":"Ada"}"#, r#"{"name":"Bob"}"#, "\u{0}ADA\u{ff}"] {
+        test.body = body.as_bytes().to_vec();
+        test.insert_event(vec![(H, JobSpec::Event(JobKeys::default()))]);
+    }
+    let conn = test.conn();
+    let find = |text: &str, handler: Option<&str>| {
+        let (text, handler) = (Some(text.to_owned()), handler.map(str::to_owned));
+        let selector = Selector { text, handler, ..Selector::default() };
+        walk(|page| page_of_events(conn, &selector, page))
+    };
+    for handler in [None, Some("h")] {
+        assert_eq!(find("ada", handler), [3, 1].map(Value::Integer));
+        assert_eq!(find("\"bob\"", handler), [Value::Integer(2)]);
+        assert_eq!(find("eve", handler), []);
+    }
 }

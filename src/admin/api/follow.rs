@@ -1,0 +1,185 @@
+//! Outcomes: a page of them, or a stream of new ones as server-sent events
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::CACHE_CONTROL;
+use actix_web::web::{Bytes, Data, Json, Query};
+use actix_web::{HttpRequest, HttpResponse, Responder, rt};
+use tokio::sync::mpsc;
+
+use super::params::ListParams;
+use super::rows::{OutcomeRow, Page, objects};
+use crate::admin::Admin;
+use crate::admin::feed::{Batch, MAX_STREAMS, integer};
+use crate::admin::problem::Problem;
+use crate::admin::stream::{Piece, PieceStream};
+use crate::clock::format_rfc3339;
+use crate::row_json::row_object;
+use crate::store::Value;
+use crate::store::queries::{Rows, Selector};
+use crate::store::search::{self, TailView, pages};
+
+/// How often a stream without outcomes sends a comment, so that proxies keep it open and a client that is gone is
+/// noticed.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Outcomes that are read at once for a client that resumes.
+const CATCH_UP_ROWS: i64 = 500;
+
+/// How long a client may take to read a part of the stream.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Outcomes, newest first. With `follow=1`: new ones as server-sent events, whose `id` is that of the outcome and whose
+/// `data` is its row. The header `Last-Event-ID` resumes a stream after an outcome.
+#[utoipa::path(get, path = "/api/v1/outcomes",
+    params(ListParams, ("Last-Event-ID" = Option<i64>, Header, minimum = 0)),
+    responses((status = 200, content((Page<OutcomeRow> = "application/json"), (String = "text/event-stream"))),
+        (status = 400, body = Problem), (status = 503, body = Problem)))]
+pub async fn outcomes(
+    admin: Data<Admin>,
+    params: Query<ListParams>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let (selector, page) = (params.selector()?, params.page("outcomes")?);
+    if params.is_following()? {
+        return follow(admin.into_inner(), selector, &request);
+    }
+    let found = admin.read(move |conn, _| pages::page_of_outcomes(conn, &selector, page)).await?;
+    let page: Page<OutcomeRow> = Page {
+        items: objects(&found.rows).map_err(Problem::internal)?,
+        next: params.next("outcomes", &found),
+        searched_to: found.searched_to_ms.map(format_rfc3339),
+    };
+    Ok(Json(page).respond_to(&request).map_into_boxed_body())
+}
+
+/// Begins a stream.
+fn follow(
+    admin: Arc<Admin>,
+    selector: Selector,
+    request: &HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let resume_after = match request.headers().get("last-event-id") {
+        None => None,
+        Some(id) => {
+            let id: Option<i64> = id.to_str().ok().and_then(|id| id.trim().parse().ok());
+            let id = id.filter(|id| *id >= 0).ok_or_else(|| {
+                Problem::bad_request("Last-Event-ID: expected the `id` of an earlier event")
+            })?;
+            Some(id)
+        }
+    };
+    let Some(batches) = admin.feed.subscribe() else {
+        return Err(Problem::unavailable(format!("{MAX_STREAMS} streams are open: close one")));
+    };
+    let (sender, receiver) = mpsc::channel(4);
+    let stream = OutcomeStream { admin, selector, last: 0, sender };
+    rt::spawn(stream.run(resume_after, batches));
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header((CACHE_CONTROL, "no-store"))
+        // nginx would collect the events otherwise.
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(PieceStream(receiver)))
+}
+
+/// A stream of one client.
+struct OutcomeStream {
+    admin: Arc<Admin>,
+    selector: Selector,
+    /// The last outcome that the client has got, or that it did not ask for.
+    last: i64,
+    sender: mpsc::Sender<Piece>,
+}
+
+/// Why a stream ends.
+struct StreamEnd;
+
+impl OutcomeStream {
+    async fn run(mut self, resume_after: Option<i64>, mut batches: mpsc::Receiver<Arc<Batch>>) {
+        let _ = self.send_all(resume_after, &mut batches).await;
+    }
+
+    async fn send_all(
+        &mut self,
+        resume_after: Option<i64>,
+        batches: &mut mpsc::Receiver<Arc<Batch>>,
+    ) -> Result<(), StreamEnd> {
+        let newest = self
+            .admin
+            .read(|conn, _| search::newest_id(conn, TailView::Outcomes))
+            .await
+            .map_err(|_| StreamEnd)?;
+        self.last = resume_after.unwrap_or(newest);
+        // The comment tells the client that the stream is open.
+        self.send("retry: 2000\n:\n\n".to_owned()).await?;
+        self.catch_up(newest).await?;
+        loop {
+            let Ok(batch) = tokio::time::timeout(HEARTBEAT, batches.recv()).await else {
+                self.send(":\n\n".to_owned()).await?;
+                continue;
+            };
+            let batch = batch.ok_or(StreamEnd)?;
+            self.catch_up(batch.after).await?;
+            self.send_rows(&batch.rows).await?;
+            self.last = self.last.max(batch.last);
+        }
+    }
+
+    /// Sends the outcomes up to an id that the client has not got.
+    async fn catch_up(&mut self, to: i64) -> Result<(), StreamEnd> {
+        while self.last < to {
+            let after = self.last;
+            let rows = self
+                .admin
+                .read(move |conn, _| search::read_after(conn, after, CATCH_UP_ROWS))
+                .await
+                .map_err(|_| StreamEnd)?;
+            let newest = rows.rows.last().map(|row| integer(&rows, row, "id"));
+            self.send_rows(&rows).await?;
+            self.last = newest.unwrap_or(to);
+        }
+        Ok(())
+    }
+
+    async fn send_rows(&mut self, rows: &Rows) -> Result<(), StreamEnd> {
+        let mut text = String::new();
+        for row in &rows.rows {
+            let id = integer(rows, row, "id");
+            if id > self.last && self.is_selected(rows, row) {
+                let object = serde_json::Value::Object(row_object(&rows.columns, row));
+                let _ = write!(text, "id: {id}\ndata: {object}\n\n");
+            }
+        }
+        match text.is_empty() {
+            true => Ok(()),
+            false => self.send(text).await,
+        }
+    }
+
+    fn is_selected(&self, rows: &Rows, row: &[Value]) -> bool {
+        let is = |column: &str, wanted: Option<&str>| {
+            let index = rows.columns.iter().position(|name| name == column);
+            wanted.is_none_or(|wanted| {
+                matches!(index.and_then(|index| row.get(index)), Some(Value::Text(text)) if text == wanted)
+            })
+        };
+        let Selector { source, handler, state, event, .. } = &self.selector;
+        is("source", source.as_deref())
+            && is("handler", handler.as_deref())
+            && is("job_state", state.map(crate::domain::job::PublicState::name))
+            && event.is_none_or(|event| integer(rows, row, "event") == event)
+    }
+
+    /// Sends a part. A client that does not read it in time loses the stream.
+    async fn send(&self, text: String) -> Result<(), StreamEnd> {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, self.sender.send(Ok(Bytes::from(text))));
+        match sent.await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(StreamEnd),
+        }
+    }
+}

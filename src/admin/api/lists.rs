@@ -1,0 +1,131 @@
+//! The lists of the API.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use actix_web::web::{Data, Json, Query};
+use serde::de::DeserializeOwned;
+
+use super::params::ListParams;
+use super::rows::{
+    AuditRow, EventRow, FailureRow, HandlerRow, JobRow, Page, RejectionRow, SourceRow,
+    mark_configured, objects,
+};
+use crate::admin::Admin;
+use crate::admin::problem::Problem;
+use crate::clock::{MonotonicClock, format_rfc3339};
+use crate::store::queries::{self, Selector};
+use crate::store::search::pages::{self, PageRequest};
+use crate::store::{self, Connection, stats};
+
+type Result<T> = std::result::Result<Json<Page<T>>, Problem>;
+
+/// Reads a page of a list.
+async fn page<T: DeserializeOwned + Send + 'static>(
+    admin: &Arc<Admin>,
+    list: &'static str,
+    params: &ListParams,
+    read: fn(&Connection, &Selector, PageRequest, MonotonicClock) -> store::Result<pages::Page>,
+) -> Result<T> {
+    let (selector, request) = (params.selector()?, params.page(list)?);
+    let found = admin.read(move |conn, clock| read(conn, &selector, request, clock)).await?;
+    Ok(Json(Page {
+        items: objects(&found.rows).map_err(Problem::internal)?,
+        next: params.next(list, &found),
+        searched_to: found.searched_to_ms.map(format_rfc3339),
+    }))
+}
+
+/// Accepted webhooks, newest first. With a condition on jobs, an event is at the place of its newest job that matches.
+#[utoipa::path(get, path = "/api/v1/events", params(ListParams),
+    responses((status = 200, body = Page<EventRow>), (status = 400, body = Problem)))]
+pub async fn events(admin: Data<Admin>, params: Query<ListParams>) -> Result<EventRow> {
+    page(&admin, "events", &params, |conn, selector, page, _| {
+        pages::page_of_events(conn, selector, page)
+    })
+    .await
+}
+
+/// Jobs, newest first.
+#[utoipa::path(get, path = "/api/v1/jobs", params(ListParams),
+    responses((status = 200, body = Page<JobRow>), (status = 400, body = Problem)))]
+pub async fn jobs(admin: Data<Admin>, params: Query<ListParams>) -> Result<JobRow> {
+    page(&admin, "jobs", &params, |conn, selector, page, clock| {
+        pages::page_of_jobs(conn, selector, page, clock.to_wall_ms(0))
+    })
+    .await
+}
+
+/// Rejected requests, newest first. `handler`, `state`, `text`, `event` and `failure` do not apply.
+#[utoipa::path(get, path = "/api/v1/rejections", params(ListParams),
+    responses((status = 200, body = Page<RejectionRow>), (status = 400, body = Problem)))]
+pub async fn rejections(admin: Data<Admin>, params: Query<ListParams>) -> Result<RejectionRow> {
+    page(&admin, "rejections", &params, |conn, selector, page, _| {
+        pages::page_of_rejections(conn, selector, page)
+    })
+    .await
+}
+
+/// The audit log, newest first: who did what. Only `limit` and `cursor` apply.
+#[utoipa::path(get, path = "/api/v1/audit", params(ListParams),
+    responses((status = 200, body = Page<AuditRow>), (status = 400, body = Problem)))]
+pub async fn audit_log(admin: Data<Admin>, params: Query<ListParams>) -> Result<AuditRow> {
+    page(&admin, "audit", &params, |conn, _, page, _| pages::page_of_audit_log(conn, page)).await
+}
+
+/// Jobs whose last attempt failed, grouped by handler and reason; the group with the last failure first.
+#[utoipa::path(get, path = "/api/v1/failures", params(ListParams),
+    responses((status = 200, body = Page<FailureRow>), (status = 400, body = Problem)))]
+pub async fn failures(admin: Data<Admin>, params: Query<ListParams>) -> Result<FailureRow> {
+    let handler = params.selector()?.handler;
+    let rows = admin.read(move |conn, _| queries::list_failures(conn, handler.as_deref())).await?;
+    Ok(Json(Page {
+        items: objects(&rows).map_err(Problem::internal)?,
+        next: None,
+        searched_to: None,
+    }))
+}
+
+/// All handlers with their queues and the counts of the last hour.
+#[utoipa::path(get, path = "/api/v1/handlers", responses((status = 200, body = Page<HandlerRow>)))]
+pub async fn handlers(admin: Data<Admin>) -> Result<HandlerRow> {
+    let items = load_handlers(&admin).await?;
+    Ok(Json(Page { items, next: None, searched_to: None }))
+}
+
+/// Returns all handlers.
+///
+/// # Errors
+/// The database can't be read.
+pub async fn load_handlers(admin: &Arc<Admin>) -> std::result::Result<Vec<HandlerRow>, Problem> {
+    let rows = admin.read(stats::load_handler_stats).await?;
+    let mut items = objects(&rows).map_err(Problem::internal)?;
+    let config = admin.config.load();
+    let names: HashSet<&str> =
+        config.handlers.iter().map(|handler| handler.name.as_str()).collect();
+    mark_configured(&mut items, &names);
+    Ok(items)
+}
+
+/// All sources with the counts of the last hour.
+#[utoipa::path(get, path = "/api/v1/sources", responses((status = 200, body = Page<SourceRow>)))]
+pub async fn sources(admin: Data<Admin>) -> Result<SourceRow> {
+    let items = load_sources(&admin).await?;
+    Ok(Json(Page { items, next: None, searched_to: None }))
+}
+
+/// Returns all sources.
+///
+/// # Errors
+/// The database can't be read.
+pub async fn load_sources(admin: &Arc<Admin>) -> std::result::Result<Vec<SourceRow>, Problem> {
+    let rows = admin.read(stats::load_source_stats).await?;
+    let mut items: Vec<SourceRow> = objects(&rows).map_err(Problem::internal)?;
+    let config = admin.config.load();
+    for row in &mut items {
+        let source = config.sources.iter().find(|source| source.name == row.source);
+        row.configured = source.is_some();
+        row.path = source.map(|source| source.path.clone());
+    }
+    Ok(items)
+}

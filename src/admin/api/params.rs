@@ -1,0 +1,164 @@
+//! The parameters of lists: which rows, how many, and where the page begins.
+
+use std::fmt::Write;
+
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::admin::cursor;
+use crate::admin::problem::Problem;
+use crate::domain::job::PublicState;
+use crate::store::queries::Selector;
+use crate::store::search::pages::{Page, PageRequest};
+use crate::time_input::parse_time;
+
+/// The rows of a page, without `limit`.
+pub const DEFAULT_LIMIT: i64 = 50;
+
+/// The most rows of a page.
+pub const MAX_LIMIT: i64 = 1000;
+
+/// The parameters of a list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListParams {
+    /// The most rows of the page.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
+    pub limit: Option<i64>,
+    /// `next` of the page before.
+    pub cursor: Option<String>,
+    /// The name of a source.
+    pub source: Option<String>,
+    /// The name of a handler. Events: those with a job for it.
+    pub handler: Option<String>,
+    /// The state of a job. Events: those with a job in it.
+    #[param(pattern = "^(queued|running|succeeded|dead|cancelled)$")]
+    pub state: Option<String>,
+    /// What was received at or after this time: `2026-11-23T10:00:00Z`, `2026-11-23`, or `2h` before now.
+    pub since: Option<String>,
+    /// What was received before this time.
+    pub until: Option<String>,
+    /// Text that the body of the event contains. The case of ASCII letters does not matter.
+    pub text: Option<String>,
+    /// Text that the last detail or the reason of a job contains.
+    pub detail: Option<String>,
+    /// The number of an event.
+    #[param(minimum = 1)]
+    pub event: Option<i64>,
+    /// The number of a group of failures.
+    #[param(minimum = 1)]
+    pub failure: Option<i64>,
+    /// Outcomes: `1` for a stream of new ones as server-sent events.
+    #[param(pattern = "^[01]$")]
+    pub follow: Option<String>,
+}
+
+/// Removes empty values: forms send all of their fields.
+fn given(text: &Option<String>) -> Option<String> {
+    text.clone().filter(|text| !text.is_empty())
+}
+
+/// Parses the name of a state.
+pub fn parse_state(text: &str) -> Result<PublicState, Problem> {
+    let found = PublicState::ALL.into_iter().find(|state| state.name() == text);
+    found.ok_or_else(|| {
+        Problem::bad_request(format!(
+            "state: is {text:?}: expected queued, running, succeeded, dead or cancelled"
+        ))
+    })
+}
+
+/// Parses a time.
+pub fn parse_time_param(name: &str, text: &str) -> Result<i64, Problem> {
+    parse_time(text)
+        .map_err(|expected| Problem::bad_request(format!("{name}: is {text:?}: {expected}")))
+}
+
+impl ListParams {
+    /// Returns the selector.
+    ///
+    /// # Errors
+    /// A parameter is not valid.
+    pub fn selector(&self) -> Result<Selector, Problem> {
+        let time = |name: &str, text: &Option<String>| {
+            given(text).map(|text| parse_time_param(name, &text)).transpose()
+        };
+        let selector = Selector {
+            jobs: Vec::new(),
+            event: self.event,
+            handler: given(&self.handler),
+            source: given(&self.source),
+            since_ms: time("since", &self.since)?,
+            until_ms: time("until", &self.until)?,
+            state: given(&self.state).map(|state| parse_state(&state)).transpose()?,
+            detail: given(&self.detail),
+            text: given(&self.text),
+            failure: self.failure,
+        };
+        match (selector.since_ms, selector.until_ms) {
+            (Some(since), Some(until)) if since >= until => {
+                Err(Problem::bad_request("since: is not before `until`: nothing can match both"))
+            }
+            _ => Ok(selector),
+        }
+    }
+
+    /// Whether a stream is asked for.
+    ///
+    /// # Errors
+    /// `follow` has another value.
+    pub fn is_following(&self) -> Result<bool, Problem> {
+        match self.follow.as_deref() {
+            None | Some("" | "0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(other) => {
+                Err(Problem::bad_request(format!("follow: is {other:?}: expected 0 or 1")))
+            }
+        }
+    }
+
+    /// The list with everything that selects its rows: a cursor holds for it alone. Times count as they are written,
+    /// so that `since=2h` is the same filter on each page.
+    fn filter(&self, list: &str) -> String {
+        let mut filter = list.to_owned();
+        let texts = [
+            ("source", &self.source),
+            ("handler", &self.handler),
+            ("state", &self.state),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("text", &self.text),
+            ("detail", &self.detail),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = given(text) {
+                let _ = write!(filter, "\0{name}={text}");
+            }
+        }
+        let _ = write!(filter, "\0{:?}\0{:?}", self.event, self.failure);
+        filter
+    }
+
+    /// Returns which rows the page has.
+    ///
+    /// # Errors
+    /// A parameter is not valid.
+    pub fn page(&self, list: &str) -> Result<PageRequest, Problem> {
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Problem::bad_request(format!(
+                "limit: is {limit}: expected a number from 1 to {MAX_LIMIT}"
+            )));
+        }
+        let cursor = given(&self.cursor);
+        let before =
+            cursor.map(|cursor| cursor::decode(&self.filter(list), &cursor)).transpose()?;
+        Ok(PageRequest { before, limit })
+    }
+
+    /// Returns the cursor of the page after `page`.
+    pub fn next(&self, list: &str, page: &Page) -> Option<String> {
+        page.next.map(|position| cursor::encode(&self.filter(list), position))
+    }
+}

@@ -1,0 +1,156 @@
+//! The feed of new outcomes: one thread reads them, and each stream of a client gets its rows. So many streams cost
+//! the database no more than one reader.
+//!
+//! A stream has a bounded buffer. A client that reads too slowly loses its stream, and comes back with the id of the
+//! last outcome that it has read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::mpsc;
+
+use crate::store::queries::{self, Rows};
+use crate::store::search::{self, TailView};
+use crate::store::{ReadPool, Value};
+
+/// How often the thread looks for new outcomes while streams are open.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The most streams.
+pub const MAX_STREAMS: usize = 256;
+
+/// Batches of outcomes that a stream holds. Each is what one look has found.
+const BUFFERED_BATCHES: usize = 64;
+
+/// Outcomes that one look returns. More follow at once.
+const MAX_BATCH: i64 = 1000;
+
+/// All outcomes after an id up to another one, oldest first.
+#[derive(Debug)]
+pub struct Batch {
+    pub after: i64,
+    pub last: i64,
+    pub rows: Rows,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    senders: Vec<mpsc::Sender<Arc<Batch>>>,
+}
+
+/// The streams of new outcomes.
+#[derive(Debug, Default)]
+pub struct OutcomeFeed {
+    streams: Mutex<Streams>,
+    changed: Condvar,
+    is_closed: AtomicBool,
+}
+
+impl OutcomeFeed {
+    /// Starts the thread. It ends after `close`.
+    ///
+    /// # Errors
+    /// The thread can't be started.
+    pub fn start(readers: ReadPool) -> anyhow::Result<(Arc<Self>, JoinHandle<()>)> {
+        let feed = Arc::<Self>::default();
+        let running = Arc::clone(&feed);
+        let thread =
+            std::thread::Builder::new().name("feed".into()).spawn(move || running.run(&readers))?;
+        Ok((feed, thread))
+    }
+
+    /// Adds a stream, or returns `None` if there are too many. A client that reads the database after this call, and
+    /// then all that a batch says it lacks, misses no outcome.
+    pub fn subscribe(&self) -> Option<mpsc::Receiver<Arc<Batch>>> {
+        let mut streams = self.streams.lock();
+        streams.senders.retain(|sender| !sender.is_closed());
+        if streams.senders.len() >= MAX_STREAMS || self.is_closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (sender, batches) = mpsc::channel(BUFFERED_BATCHES);
+        streams.senders.push(sender);
+        drop(streams);
+        self.changed.notify_one();
+        Some(batches)
+    }
+
+    /// Ends the thread and all streams.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.streams.lock().senders.clear();
+        self.changed.notify_one();
+    }
+
+    fn run(&self, readers: &ReadPool) {
+        while self.wait_for_streams() {
+            if let Err(error) = self.serve(readers) {
+                log::debug!("new outcomes can't be read: {error:#}");
+                std::thread::sleep(INTERVAL);
+            }
+        }
+    }
+
+    /// Waits until a stream is open. Returns false if the server stops.
+    fn wait_for_streams(&self) -> bool {
+        let mut streams = self.streams.lock();
+        while streams.senders.is_empty() && !self.is_closed.load(Ordering::Relaxed) {
+            self.changed.wait(&mut streams);
+        }
+        !self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Reads new outcomes while streams are open.
+    fn serve(&self, readers: &ReadPool) -> anyhow::Result<()> {
+        let conn = readers.get()?;
+        let mut version = queries::data_version(&conn)?;
+        let mut last = search::newest_id(&conn, TailView::Outcomes)?;
+        // Streams that began before this read learn up to where they have to read themselves.
+        let mut is_open = self.send(Batch { after: last, last, rows: Rows::default() });
+        while is_open {
+            let now = queries::data_version(&conn)?;
+            if std::mem::replace(&mut version, now) == now {
+                std::thread::sleep(INTERVAL);
+                is_open = self.has_streams();
+                continue;
+            }
+            loop {
+                let rows = search::read_after(&conn, last, MAX_BATCH)?;
+                let Some(row) = rows.rows.last() else { break };
+                let newest = integer(&rows, row, "id");
+                let is_full = i64::try_from(rows.rows.len())? >= MAX_BATCH;
+                is_open = self.send(Batch { after: last, last: newest, rows });
+                last = newest;
+                if !is_full || !is_open {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a batch to all streams. A stream whose buffer is full ends. Returns whether streams are open.
+    fn send(&self, batch: Batch) -> bool {
+        let batch = Arc::new(batch);
+        let mut streams = self.streams.lock();
+        streams.senders.retain(|sender| sender.try_send(Arc::clone(&batch)).is_ok());
+        !streams.senders.is_empty()
+    }
+
+    fn has_streams(&self) -> bool {
+        let mut streams = self.streams.lock();
+        streams.senders.retain(|sender| !sender.is_closed());
+        !streams.senders.is_empty()
+    }
+}
+
+/// Returns the integer in a column.
+pub fn integer(rows: &Rows, row: &[Value], column: &str) -> i64 {
+    let index = rows.columns.iter().position(|name| name == column);
+    match index.and_then(|index| row.get(index)) {
+        Some(Value::Integer(number)) => *number,
+        _ => 0,
+    }
+}
