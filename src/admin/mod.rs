@@ -26,6 +26,7 @@ use crate::worker::task_builder::TaskBuilder;
 mod access;
 mod api;
 mod attempt_limit;
+mod console;
 mod cursor;
 mod feed;
 mod operations;
@@ -232,10 +233,14 @@ fn spawn_server(
                 .app_data(api::json_config())
                 .app_data(api::query_config())
                 .app_data(api::path_config())
-                .wrap(from_fn(access::check))
+                .app_data(console::form_config())
                 .configure(api::routes)
+                .configure(console::routes)
                 .default_service(web::to(not_found))
+                .wrap(from_fn(access::check))
+                .wrap(from_fn(console::problems_as_pages))
                 .wrap(from_fn(health_first))
+                .wrap(console::security_headers())
         })
         .workers(1)
         .worker_max_blocking_threads(MAX_READS)

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{self, group_digits};
+use super::output;
 use super::selector_args::{SelectorArgs, parse_state};
 use super::selector_checks::{check_handler_and_source, check_selectors, reject_if_any};
-use super::status::orphaned_queue_warnings;
 use super::table::{self, TableWriter};
 use super::{ExitError, usage_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::job::PublicState;
+use crate::numbers::group_digits;
+use crate::problems::orphaned_queue_warnings;
 use crate::store::queries::{self, Rows, Selector};
 use crate::store::search::{self, SearchEnd, SearchResult, TailView, Total};
 use crate::store::{self, Store, Value, stats};

@@ -127,3 +127,51 @@ pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Resul
     summary.paused = conn.list(sql, [], |row| row.get(0))?;
     Ok(summary)
 }
+
+/// The counts of a minute: those of a source, or those of the attempts of a handler for all sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MinuteStats {
+    /// The minute of the last hour, from 0.
+    pub index: usize,
+    /// The name of the source or of the handler.
+    pub name: String,
+    pub events: i64,
+    pub rejections: i64,
+    pub succeeded: i64,
+    pub unsuccessful: i64,
+    /// The sum of the attempts' durations.
+    pub duration_ms: i64,
+}
+
+/// Returns the counts of the minutes of the last hour in which something happened: those of the sources, and those of
+/// the handlers.
+///
+/// # Errors
+/// The read failed.
+pub fn load_minutes(
+    conn: &Connection,
+    clock: MonotonicClock,
+) -> rusqlite::Result<[Vec<MinuteStats>; 2]> {
+    let first = minute_counts::minute_of(clock.now_ms()) + 1 - MINUTES_OF_LAST_HOUR;
+    let read = |table: &str, column: &str, condition: &str| {
+        let sql = format!(
+            "SELECT c.minute - ?1, n.name, sum(c.events), sum(c.rejections), sum(c.succeeded),
+               sum(c.unsuccessful), sum(c.duration_ms)
+             FROM minute_counts c JOIN {table} n ON n.id = c.{column}
+             WHERE c.minute >= ?1 AND {condition} GROUP BY c.minute, n.name"
+        );
+        conn.list(&sql, [first], |row| {
+            let index: i64 = row.get(0)?;
+            Ok(MinuteStats {
+                index: usize::try_from(index).unwrap_or(0),
+                name: row.get(1)?,
+                events: row.get(2)?,
+                rejections: row.get(3)?,
+                succeeded: row.get(4)?,
+                unsuccessful: row.get(5)?,
+                duration_ms: row.get(6)?,
+            })
+        })
+    };
+    Ok([read("sources", "source", "c.handler = 0")?, read("handlers", "handler", "c.handler > 0")?])
+}

@@ -19,6 +19,8 @@ const IMPORTS: &[(&str, &str)] = &[
     ("urlencoded", ""),
     ("multipart", ""),
     ("clock", ""),
+    ("numbers", ""),
+    ("time_input", "clock"),
     ("escape", ""),
     ("redact", ""),
     ("log", "clock escape redact"),
@@ -33,6 +35,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
     ("store", "clock config domain escape scheduler"),
+    ("row_json", "store"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     ("handler", "clock config domain json process urlencoded"),
@@ -43,15 +46,20 @@ const IMPORTS: &[(&str, &str)] = &[
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
     ("web", "clock config domain expression json media_type planner redact store verify"),
+    ("problems", "clock config numbers store"),
+    (
+        "admin",
+        "clock config domain numbers problems replay row_json store time_input verify web worker",
+    ),
     (
         "app",
-        "clock config domain expander expression handler log maintenance notify planner process \
+        "admin clock config domain expander expression handler log maintenance notify planner process \
          recovery redact scheduler store web worker",
     ),
     (
         "cli",
-        "app clock config domain escape expression handler json log planner process redact replay \
-         store verify web worker",
+        "app clock config domain escape expression handler json log numbers planner problems process redact \
+         replay row_json store time_input verify web worker",
     ),
     (
         "internals",

@@ -4,13 +4,13 @@ use actix_web::web::{self, JsonConfig, PathConfig, QueryConfig, ServiceConfig};
 
 use super::problem::Problem;
 
-mod actions;
-mod event;
+pub mod actions;
+pub mod event;
 mod follow;
-mod lists;
+pub mod lists;
 mod openapi;
-mod params;
-mod rows;
+pub mod params;
+pub mod rows;
 
 /// Adds the routes.
 pub fn routes(config: &mut ServiceConfig) {

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use utoipa::IntoParams;
 
 use crate::admin::cursor;
@@ -25,6 +26,7 @@ pub const MAX_LIMIT: i64 = 1000;
 pub struct ListParams {
     /// The most rows of the page.
     #[param(minimum = 1, maximum = 1000, default = 50)]
+    #[serde(deserialize_with = "optional_number")]
     pub limit: Option<i64>,
     /// `next` of the page before.
     pub cursor: Option<String>,
@@ -45,9 +47,11 @@ pub struct ListParams {
     pub detail: Option<String>,
     /// The number of an event.
     #[param(minimum = 1)]
+    #[serde(deserialize_with = "optional_number")]
     pub event: Option<i64>,
     /// The number of a group of failures.
     #[param(minimum = 1)]
+    #[serde(deserialize_with = "optional_number")]
     pub failure: Option<i64>,
     /// Outcomes: `1` for a stream of new ones as server-sent events.
     #[param(pattern = "^[01]$")]
@@ -57,6 +61,17 @@ pub struct ListParams {
 /// Removes empty values: forms send all of their fields.
 fn given(text: &Option<String>) -> Option<String> {
     text.clone().filter(|text| !text.is_empty())
+}
+
+/// Reads a number. An empty value counts as none.
+fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format!("{text:?}: expected a number up to 9223372036854775807"))
+    })
 }
 
 /// Parses the name of a state.
@@ -101,6 +116,46 @@ impl ListParams {
                 Err(Problem::bad_request("since: is not before `until`: nothing can match both"))
             }
             _ => Ok(selector),
+        }
+    }
+
+    /// Whether a parameter selects rows.
+    pub fn has_filter(&self) -> bool {
+        let Self { source, handler, state, since, until, text, detail, event, failure, .. } = self;
+        [source, handler, state, since, until, text, detail]
+            .into_iter()
+            .any(|text| given(text).is_some())
+            || event.or(*failure).is_some()
+    }
+
+    /// The URL of a page of the console with these filters.
+    pub fn href(&self, path: &str, cursor: Option<&str>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let texts = [
+            ("source", &self.source),
+            ("handler", &self.handler),
+            ("state", &self.state),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("text", &self.text),
+            ("detail", &self.detail),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = given(text) {
+                query.append_pair(name, &text);
+            }
+        }
+        for (name, number) in [("failure", self.failure), ("limit", self.limit)] {
+            if let Some(number) = number {
+                query.append_pair(name, &number.to_string());
+            }
+        }
+        if let Some(cursor) = cursor {
+            query.append_pair("cursor", cursor);
+        }
+        match query.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}?{query}"),
         }
     }
 

@@ -134,6 +134,18 @@ pub struct RejectionRow {
     pub count: i64,
 }
 
+/// Rejections of one source with the same reason.
+#[derive(Debug, Deserialize)]
+pub struct RejectionGroup {
+    pub source: Option<String>,
+    pub status: i64,
+    pub reason: String,
+    pub count: i64,
+    pub addresses: i64,
+    pub first_at: String,
+    pub last_at: String,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct AuditRow {
