@@ -337,6 +337,7 @@ impl Server {
             clock,
             database: admin_database,
             task_builder: admin_task_builder,
+            running: Arc::clone(&running),
         };
         let inputs =
             RetentionInputs { config: Arc::clone(&config), readers, clock, writer: writer.clone() };

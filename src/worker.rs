@@ -19,7 +19,7 @@ use crate::config;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
-use crate::process::{CancelToken, ShortageBackoff};
+use crate::process::{CancelToken, LiveOutput, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::backlog_task::BacklogTask;
 use crate::store::handle::WriterHandle;
@@ -109,6 +109,14 @@ impl RunningJobs {
         for run in self.runs.lock().jobs.values_mut() {
             run.stop(reason);
         }
+    }
+
+    /// Returns the number of the attempt that a job runs now, and what its processes have written so far. The jobs of a
+    /// batch share one process.
+    pub fn output(&self, job: JobId) -> Option<(u32, Arc<LiveOutput>)> {
+        let runs = self.runs.lock();
+        let run = runs.jobs.get(&job)?;
+        Some((run.attempt, Arc::clone(run.stop.output())))
     }
 
     /// Returns whether this job was told to stop.
@@ -327,7 +335,7 @@ fn attempt(
 ) -> Result<(), AttemptResult> {
     // A token that was never set can be used again: no running attempt refers to it any more.
     let unset = reusable_token.take().filter(|stop| !stop.is_cancelled());
-    let stop = unset.map_or_else(create_cancel_token, Ok)?;
+    let stop = unset.map(CancelToken::reuse).map_or_else(create_cancel_token, Ok)?;
     *reusable_token = Some(stop.clone());
     context.running.begin(claimed, &stop);
     let (mut tasks, mut indexes) = (Vec::with_capacity(claimed.len()), Vec::new());

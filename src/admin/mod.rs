@@ -21,6 +21,7 @@ use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
 use crate::store::{self, Connection, ReadPool};
 use crate::web::{BoundSocket, IntakeState, health};
+use crate::worker::RunningJobs;
 use crate::worker::task_builder::TaskBuilder;
 
 mod access;
@@ -49,6 +50,9 @@ const MAX_READS: usize = 2;
 /// How long a request waits for its turn to read.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
+/// The most streams of the output of running jobs.
+const MAX_OUTPUT_STREAMS: usize = 32;
+
 /// The most connections, with those of the streams.
 pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
 
@@ -68,6 +72,9 @@ pub struct Admin {
     database: PathBuf,
     operations: Arc<Operations>,
     feed: Arc<OutcomeFeed>,
+    running: Arc<RunningJobs>,
+    /// The streams of outputs that may be opened.
+    output_streams: Arc<Semaphore>,
     /// The addresses of the listeners. They are names of this server in `Host`.
     addresses: Vec<IpAddr>,
 }
@@ -80,6 +87,7 @@ pub struct AdminInputs {
     pub clock: MonotonicClock,
     pub database: PathBuf,
     pub task_builder: TaskBuilder,
+    pub running: Arc<RunningJobs>,
 }
 
 /// The admin listener, while it runs.
@@ -193,7 +201,7 @@ pub fn start(
     tokens: &AdminTokens,
     inputs: AdminInputs,
 ) -> anyhow::Result<AdminServer> {
-    let AdminInputs { config, intake, readers, clock, database, task_builder } = inputs;
+    let AdminInputs { config, intake, readers, clock, database, task_builder, running } = inputs;
     let (operations, operations_thread) = operations::start(operations::OperationRunner {
         database: database.clone(),
         config: Arc::clone(&config),
@@ -213,6 +221,8 @@ pub fn start(
         database,
         operations,
         feed,
+        running,
+        output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
         addresses,
     });
     let (handle, thread) = spawn_server(&admin, sockets)?;

@@ -49,7 +49,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("problems", "clock config numbers store"),
     (
         "admin",
-        "clock config domain numbers problems replay row_json store time_input verify web worker",
+        "clock config domain numbers problems process replay row_json store time_input verify web worker",
     ),
     (
         "app",

@@ -9,6 +9,7 @@ pub mod event;
 mod follow;
 pub mod lists;
 mod openapi;
+pub mod output;
 pub mod params;
 pub mod rows;
 
@@ -23,6 +24,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .route("/api/v1/jobs/retry", web::post().to(actions::retry))
         .route("/api/v1/jobs/cancel", web::post().to(actions::cancel))
         .route("/api/v1/jobs/{job}", web::get().to(event::job))
+        .route("/api/v1/jobs/{job}/output", web::get().to(output::output))
         .route("/api/v1/outcomes", web::get().to(follow::outcomes))
         .route("/api/v1/rejections", web::get().to(lists::rejections))
         .route("/api/v1/failures", web::get().to(lists::failures))

@@ -15,11 +15,13 @@ use super::parts::{
 use crate::admin::Admin;
 use crate::admin::access::{self, Client};
 use crate::admin::api::event::{LoadedEvent, load};
+use crate::admin::api::output::text_of;
 use crate::admin::api::params::parse_state;
 use crate::admin::api::rows::{AttemptRow, JobRow};
 use crate::admin::problem::Problem;
 use crate::config::Config;
-use crate::domain::Event;
+use crate::domain::{Event, JobId};
+use crate::process::OutputStream;
 use crate::store::queries::Selector;
 use crate::verify::Scheme;
 
@@ -67,7 +69,7 @@ pub async fn page(
             (super::operations::notice(&operation))
         }
         (render_head(&client, &loaded))
-        (render_jobs(&client, &loaded, &params))
+        (render_jobs(&admin, &client, &loaded, &params))
         (render_request(&loaded, &config, &params))
     };
     let title = format!("Event {}", loaded.trail.event);
@@ -110,7 +112,12 @@ fn render_head(client: &Client, loaded: &LoadedEvent) -> Markup {
     }
 }
 
-fn render_jobs(client: &Client, loaded: &LoadedEvent, params: &EventParams) -> Markup {
+fn render_jobs(
+    admin: &Admin,
+    client: &Client,
+    loaded: &LoadedEvent,
+    params: &EventParams,
+) -> Markup {
     let trail = &loaded.trail;
     let counts = [
         ("queued", trail.queued, "queued"),
@@ -139,7 +146,7 @@ fn render_jobs(client: &Client, loaded: &LoadedEvent, params: &EventParams) -> M
                 }
             }
             @if is_full {
-                @for job in &loaded.jobs { (render_job(client, job, &loaded.attempts, trail.event)) }
+                @for job in &loaded.jobs { (render_job(client, job, &loaded.attempts, trail.event, running_output(admin, job).as_deref())) }
                 @if loaded.jobs.is_empty() { p.empty { "No job of this event matches." } }
             } @else {
                 (render_job_table(&loaded.jobs, trail.event))
@@ -155,6 +162,18 @@ fn render_jobs(client: &Client, loaded: &LoadedEvent, params: &EventParams) -> M
             }
         }
     }
+}
+
+/// What the processes of a running job have written so far.
+fn running_output(admin: &Admin, job: &JobRow) -> Option<String> {
+    if job.state != "running" {
+        return None;
+    }
+    let (_, output) = admin.running.output(JobId(job.job))?;
+    let text = [OutputStream::Stdout, OutputStream::Stderr]
+        .map(|stream| text_of(&output, stream))
+        .concat();
+    Some(if text.is_empty() { "(nothing yet)".to_owned() } else { text })
 }
 
 fn render_job_table(jobs: &[JobRow], event: i64) -> Markup {
@@ -182,7 +201,13 @@ fn render_job_table(jobs: &[JobRow], event: i64) -> Markup {
     }
 }
 
-fn render_job(client: &Client, job: &JobRow, attempts: &[AttemptRow], event: i64) -> Markup {
+fn render_job(
+    client: &Client,
+    job: &JobRow,
+    attempts: &[AttemptRow],
+    event: i64,
+    output: Option<&str>,
+) -> Markup {
     let back = format!("/events/{event}");
     let fields = [("jobs", job.job.to_string())];
     let button = |action, label| Button {
@@ -218,10 +243,10 @@ fn render_job(client: &Client, job: &JobRow, attempts: &[AttemptRow], event: i64
                     (render_attempt(attempt))
                 }
             }
-            @if job.state == "running" {
-                div.output-live data-job=(job.job) {
+            @if let Some(output) = output {
+                div {
                     p.muted { "Attempt " (job.attempts) " is running. Its output so far:" }
-                    pre.output tabindex="0" data-output=(job.job) { "(nothing yet)" }
+                    pre.output tabindex="0" data-output=(job.job) { (outside_text(output)) }
                 }
             }
         }

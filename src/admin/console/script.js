@@ -59,6 +59,22 @@
     }
   };
 
+  // The output of running jobs.
+  const showOutputs = async () => {
+    if (document.hidden || String(getSelection()) !== "") return;
+    for (const output of document.querySelectorAll("[data-output]")) {
+      const response = await fetch(`/api/v1/jobs/${output.dataset.output}/output`);
+      if (!response.ok) continue;
+      const job = await response.json();
+      const text = job.stdout + job.stderr;
+      if (job.running && text && output.textContent !== text) {
+        output.textContent = text;
+        output.scrollTop = output.scrollHeight;
+      }
+    }
+  };
+  setInterval(showOutputs, 1000);
+
   const stream = new EventSource("/live");
   stream.onopen = () => { isOpen = true; shown().hidden = false; };
   stream.onerror = () => { isOpen = false; shown().hidden = true; };
