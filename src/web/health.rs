@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::ACCEPT;
 use actix_web::{HttpRequest, HttpResponse, dev};
 
 use super::IntakeState;
 use super::body::{RequestBody, finish_response};
 use super::connection::Connection;
 use super::rejection::Rejection;
+use crate::metrics::{UnavailableReason, endpoint};
 
 /// The path that says whether the process is alive.
 const HEALTHZ: &str = "/healthz";
@@ -27,9 +29,24 @@ pub fn handle_admin(
     };
     let body = RequestBody::new(request, payload);
     connection.begin(body.length());
-    let response =
-        health_response(state, request).unwrap_or_else(|| Rejection::NotFound.response());
+    // TO BE REPLACED: the routes and the access control of the admin listener.
+    let response = health_response(state, request)
+        .or_else(|| metrics_response(state, request))
+        .unwrap_or_else(|| Rejection::NotFound.response());
     finish_response(response, request, connection, &body)
+}
+
+/// Responds to `/metrics`.
+fn metrics_response(state: &IntakeState, request: &HttpRequest) -> Option<HttpResponse> {
+    if request.uri().path() != endpoint::PATH {
+        return None;
+    }
+    if !matches!(request.method().as_str(), "GET" | "HEAD") {
+        return Some(Rejection::Method { allow: "GET, HEAD".to_owned() }.response());
+    }
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (content_type, text) = state.exporter.respond(accept);
+    Some(HttpResponse::Ok().content_type(content_type).body(text))
 }
 
 /// A response without a body.
@@ -43,7 +60,10 @@ pub(super) fn health_response(state: &IntakeState, request: &HttpRequest) -> Opt
         if state.is_closing.load(Ordering::Relaxed) {
             Some("shutting down")
         } else {
-            state.unavailable_reason()
+            state.unavailable_reason().map(|reason| match reason {
+                UnavailableReason::DiskLow => "disk low",
+                _ => "the database cannot be written",
+            })
         }
     })
 }

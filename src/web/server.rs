@@ -62,13 +62,19 @@ pub fn spawn_server(
 ) -> anyhow::Result<RunningServer> {
     let name = if kind == ListenerKind::Intake { "intake" } else { "admin" };
     let limits = Arc::clone(state);
-    let connections = Connections::new(max_connections, move || {
+    let time_limits = move || {
         let config = limits.config.load();
         TimeLimits {
             request_timeout: config.server.request_timeout,
             keep_alive: config.server.keep_alive,
         }
-    });
+    };
+    let metrics = &state.exporter.metrics;
+    let open_count = match kind {
+        ListenerKind::Intake => Arc::clone(&metrics.intake_connections),
+        ListenerKind::Admin => Arc::clone(&metrics.admin_connections),
+    };
+    let connections = Connections::new(max_connections, time_limits, open_count);
     let (started, start) = mpsc::sync_channel(1);
     let (run_connections, state) = (Arc::clone(&connections), Arc::clone(state));
     let run = move || {
