@@ -34,13 +34,14 @@ static INTAKE_BUCKETS: Buckets = Buckets::of_microseconds(&[
 ]);
 
 /// Buckets of the time of a commit group.
-static COMMIT_BUCKETS: Buckets = Buckets::of_microseconds(&[
+static GROUP_DURATION_BUCKETS: Buckets = Buckets::of_microseconds(&[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000,
 ]);
 
 /// Buckets of the number of operations in a commit group, which has at most 1,024 and the retried ones.
-static GROUP_BUCKETS: Buckets = Buckets::of_numbers(&[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]);
+static GROUP_SIZE_BUCKETS: Buckets =
+    Buckets::of_numbers(&[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]);
 
 /// Buckets of the time of an attempt, from a `stream` handler to a job of an hour.
 static ATTEMPT_BUCKETS: Buckets = Buckets::of_microseconds(&[
@@ -134,7 +135,7 @@ impl SourceMetrics {
     }
 }
 
-/// The metrics of a handler.
+/// The metrics of a handler, which all worker threads share.
 #[derive(Debug)]
 struct HandlerMetrics {
     name: String,
@@ -207,8 +208,8 @@ impl Metrics {
             intake_threads: Mutex::default(),
             intake_connections: Arc::default(),
             admin_connections: Arc::default(),
-            commit_durations: Histogram::new(&COMMIT_BUCKETS),
-            group_operations: Histogram::new(&GROUP_BUCKETS),
+            commit_durations: Histogram::new(&GROUP_DURATION_BUCKETS),
+            group_operations: Histogram::new(&GROUP_SIZE_BUCKETS),
             failed_commits: Counter::default(),
             failed_reads: Counter::default(),
         }

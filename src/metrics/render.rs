@@ -84,13 +84,13 @@ type Label<'l> = (&'static str, &'l str);
 struct FamilyWriter<'a>(DescriptorEncoder<'a>);
 
 impl FamilyWriter<'_> {
-    /// `name` is without `_total`.
     fn counters<'l>(
         &mut self,
         name: &str,
         help: &str,
         samples: impl IntoIterator<Item = (Vec<Label<'l>>, u64)>,
     ) -> fmt::Result {
+        let name = without_suffix(name, "_total");
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, value) in samples {
             let mut sample = family.encode_family(&labels)?;
@@ -127,6 +127,7 @@ impl FamilyWriter<'_> {
     }
 
     fn counter(&mut self, name: &str, help: &str, counter: &Counter) -> fmt::Result {
+        let name = without_suffix(name, "_total");
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         family.encode_counter::<NoLabelSet, u64, f64>(&counter.get(), None)
     }
@@ -161,14 +162,14 @@ impl Scrape {
             configured.sources.values().map(|source| &**source).collect();
         sources.sort_unstable_by_key(|source| &source.name);
         writer.counters(
-            "hooktrail_events",
+            "hooktrail_events_total",
             "Events that were stored.",
             sources
                 .iter()
                 .map(|source| (vec![("source", source.name.as_str())], source.events.get())),
         )?;
         writer.counters(
-            "hooktrail_duplicates",
+            "hooktrail_duplicates_total",
             "Requests that repeated a stored event.",
             sources
                 .iter()
@@ -181,7 +182,7 @@ impl Scrape {
         let of_unknown =
             unknown.map(|reason| (UNKNOWN_SOURCE, reason, &self.metrics.unknown_source));
         writer.counters(
-            "hooktrail_rejections",
+            "hooktrail_rejections_total",
             "Requests that were rejected with a 4xx. The source is - if no source has the path.",
             of_sources.filter(|(_, reason, _)| !reason.needs_no_source()).chain(of_unknown).map(
                 |(source, reason, counters)| {
@@ -191,7 +192,7 @@ impl Scrape {
             ),
         )?;
         writer.counters(
-            "hooktrail_unavailable_responses",
+            "hooktrail_unavailable_responses_total",
             "Requests that got a 503.",
             UnavailableReason::ALL.map(|reason| {
                 let count = self.metrics.unavailable[reason as usize].get();
@@ -277,7 +278,7 @@ impl Scrape {
             configured.handlers.values().map(|handler| &**handler).collect();
         handlers.sort_unstable_by_key(|handler| &handler.name);
         writer.counters(
-            "hooktrail_attempts",
+            "hooktrail_attempts_total",
             "Attempts that have ended.",
             handlers.iter().flat_map(|handler| {
                 Outcome::ALL.map(|outcome| {
@@ -333,12 +334,12 @@ impl Scrape {
             sample(evaluators, |gauges| gauges.waiting),
         )?;
         writer.counters(
-            "hooktrail_evaluations",
+            "hooktrail_evaluations_total",
             "Requests that an evaluator process answered.",
             sample(evaluators, |gauges| gauges.evaluations),
         )?;
         writer.counters(
-            "hooktrail_evaluators_killed",
+            "hooktrail_evaluators_killed_total",
             "Evaluator processes that ended or were killed while they had requests.",
             sample(evaluators, |gauges| gauges.killed),
         )
@@ -357,7 +358,7 @@ impl Scrape {
             &metrics.commit_durations,
         )?;
         writer.counter(
-            "hooktrail_failed_commits",
+            "hooktrail_failed_commits_total",
             "Commit groups that could not be written.",
             &metrics.failed_commits,
         )?;
@@ -366,17 +367,17 @@ impl Scrape {
             "1 if the last commit group could be written.",
             u32::from(gauges.is_database_writable),
         )?;
-        writer.gauges(
-            "hooktrail_database_bytes",
-            "Size of the database file.",
-            gauges.database_bytes.map(|bytes| (Vec::new(), bytes)),
-        )?;
+        if let Some(bytes) = gauges.database_bytes {
+            writer.gauge("hooktrail_database_bytes", "Size of the database file.", bytes)?;
+        }
         writer.gauge("hooktrail_wal_bytes", "Size of the write-ahead log.", gauges.wal_bytes)?;
-        writer.gauges(
-            "hooktrail_disk_free_bytes",
-            "Free space of the file system that has the database.",
-            gauges.free_disk_bytes.map(|bytes| (Vec::new(), bytes)),
-        )?;
+        if let Some(bytes) = gauges.free_disk_bytes {
+            writer.gauge(
+                "hooktrail_disk_free_bytes",
+                "Free space of the file system that has the database.",
+                bytes,
+            )?;
+        }
         writer.gauge(
             "hooktrail_disk_min_free_bytes",
             "Free space below which requests get a 503.",
@@ -386,12 +387,12 @@ impl Scrape {
 
     fn write_process(&self, writer: &mut FamilyWriter<'_>) -> fmt::Result {
         writer.counter(
-            "hooktrail_metrics_read_errors",
+            "hooktrail_metrics_read_errors_total",
             "Scrapes without the metrics of the queue, because the database could not be read.",
             &self.metrics.failed_reads,
         )?;
         let mut build = writer.0.encode_descriptor(
-            "hooktrail_build",
+            without_suffix("hooktrail_build_info", "_info"),
             "The version of the program.",
             None,
             MetricType::Info,
@@ -410,6 +411,11 @@ fn by_handler<'h, V>(
     value: impl Fn(&HandlerGauges) -> V,
 ) -> impl Iterator<Item = (Vec<Label<'h>>, V)> {
     handlers.iter().map(move |(name, gauges)| (vec![("handler", name.as_str())], value(gauges)))
+}
+
+/// Returns a name without the suffix of its samples, which prometheus-client adds.
+fn without_suffix<'n>(name: &'n str, suffix: &str) -> &'n str {
+    name.strip_suffix(suffix).unwrap_or(name)
 }
 
 /// Converts a time from milliseconds since 1970 to seconds.

@@ -1,0 +1,86 @@
+//! Scrapes a server and parses the text format of Prometheus.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::client::{Response, send_request};
+use crate::support::server::Server;
+
+/// The port of the admin listener.
+pub fn admin_port(server: &Server) -> u16 {
+    let log = server.log();
+    let admin =
+        log.lines().find(|line| line.contains("listening for") && !line.contains("webhooks"));
+    let port = admin.and_then(|line| line.rsplit_once(':')?.1.trim().parse().ok());
+    port.expect("an admin listener")
+}
+
+/// Requests `/metrics` with these headers.
+pub fn get(server: &Server, headers: &str) -> Response {
+    send_request(admin_port(server), "GET", "/metrics", headers, b"").expect("a response")
+}
+
+/// The samples of a scrape.
+pub struct Scrape {
+    pub text: String,
+    samples: BTreeMap<String, f64>,
+}
+
+pub fn scrape(server: &Server) -> Scrape {
+    let response = get(server, "");
+    assert_eq!(response.status, 200, "{}", response.body);
+    let lines = response.body.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| {
+        let (sample, value) = line.rsplit_once(' ').expect("a value");
+        (sample.to_owned(), value.parse().expect("a number"))
+    });
+    Scrape { samples: samples.collect(), text: response.body }
+}
+
+impl Scrape {
+    /// The value of a sample, with its labels in the order of the text.
+    pub fn value(&self, sample: &str) -> Option<f64> {
+        self.samples.get(sample).copied()
+    }
+
+    /// The names of all samples.
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.samples.keys().map(|sample| sample.split('{').next().unwrap()).collect()
+    }
+
+    /// The name and the type of each metric.
+    pub fn types(&self) -> BTreeMap<&str, &str> {
+        let types = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types.map(|line| line.split_once(' ').expect("a type")).collect()
+    }
+
+    /// The labels of a metric's samples, but for that of the buckets.
+    pub fn label_names(&self, metric: &str) -> BTreeSet<&str> {
+        let suffixes = ["", "_bucket", "_count", "_sum"].map(|suffix| format!("{metric}{suffix}"));
+        let samples = self.samples.keys().filter(|sample| {
+            suffixes.iter().any(|name| sample.split('{').next() == Some(name.as_str()))
+        });
+        samples
+            .flat_map(|sample| labels(sample))
+            .map(|(name, _)| name)
+            .filter(|name| *name != "le")
+            .collect()
+    }
+
+    /// The values of a label in all samples.
+    pub fn label_values(&self, label: &str) -> Vec<&str> {
+        let labels = self.samples.keys().flat_map(|sample| labels(sample));
+        let values: BTreeSet<&str> =
+            labels.filter(|(name, _)| *name == label).map(|(_, value)| value).collect();
+        values.into_iter().collect()
+    }
+}
+
+/// The labels of a sample. No value of the tests has a quote or a comma.
+fn labels(sample: &str) -> Vec<(&str, &str)> {
+    let Some((_, labels)) = sample.trim_end_matches('}').split_once('{') else { return Vec::new() };
+    let label = |label| {
+        let (name, value): (&str, &str) = str::split_once(label, "=\"").expect("a label");
+        (name, value.trim_end_matches('"'))
+    };
+    labels.split(',').map(label).collect()
+}
