@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::client::{Response, send_request};
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 
-/// The port of the admin listener.
+/// The port of the admin listener. Its line of the log follows that of the other listener, for which `start` waits.
 pub fn admin_port(server: &Server) -> u16 {
-    let log = server.log();
-    let admin =
-        log.lines().find(|line| line.contains("listening for") && !line.contains("webhooks"));
-    let port = admin.and_then(|line| line.rsplit_once(':')?.1.trim().parse().ok());
-    port.expect("an admin listener")
+    let mut found = None;
+    until("the log has the admin listener", || {
+        let log = server.log();
+        let is_admin = |line: &&str| line.contains("listening for") && !line.contains("webhooks");
+        let line = log.lines().find(is_admin);
+        found = line.and_then(|line| line.rsplit_once(':')?.1.trim().parse().ok());
+        found.is_some()
+    });
+    found.expect("a port")
 }
 
 /// Requests `/metrics` with these headers.
