@@ -26,6 +26,7 @@ mod json;
 mod log;
 mod maintenance;
 mod media_type;
+mod metrics;
 mod multipart;
 mod notify;
 mod numbers;

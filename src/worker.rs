@@ -19,6 +19,7 @@ use crate::config;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
+use crate::metrics::Metrics;
 use crate::process::{CancelToken, LiveOutput, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::backlog_task::BacklogTask;
@@ -158,6 +159,7 @@ pub struct WorkerContext {
     pub task_builder: TaskBuilder,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How often a worker that waits for the replacement of a job checks whether that job was stopped.
@@ -262,8 +264,9 @@ fn run_jobs(
             }
             JobCompletion::Ended(result) => {
                 let reason = context.running.remove(job.claim.job);
-                let result = with_stop_reason(result, reason);
-                Operation::Finish(Box::new(decide_outcome(job, handler, result, started.elapsed())))
+                let (result, duration) = (with_stop_reason(result, reason), started.elapsed());
+                context.metrics.count_attempt(job.handler, result.outcome, duration);
+                Operation::Finish(Box::new(decide_outcome(job, handler, result, duration)))
             }
         };
         if claimed.len() == 1 {

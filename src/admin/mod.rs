@@ -5,12 +5,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::http::header::ACCEPT;
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
@@ -19,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
+use crate::metrics::endpoint;
 use crate::store::{self, Connection, ReadPool};
 use crate::web::{BoundSocket, IntakeState, health};
 use crate::worker::RunningJobs;
@@ -236,6 +239,7 @@ fn spawn_server(
     let (started, start) = mpsc::sync_channel(1);
     let request_timeout = admin.config.load().server.request_timeout;
     let shared = web::Data::from(Arc::clone(admin));
+    let open_connections = Arc::clone(&admin.intake.exporter.metrics.admin_connections);
     let run = move || {
         let server = HttpServer::new(move || {
             App::new()
@@ -246,11 +250,15 @@ fn spawn_server(
                 .app_data(console::form_config())
                 .configure(api::routes)
                 .configure(console::routes)
+                .route(endpoint::PATH, web::get().to(metrics))
                 .default_service(web::to(not_found))
                 .wrap(from_fn(access::check))
                 .wrap(from_fn(console::problems_as_pages))
                 .wrap(from_fn(health_first))
                 .wrap(console::security_headers())
+        })
+        .on_connect(move |_, data| {
+            data.insert(OpenConnection::new(&open_connections));
         })
         .workers(1)
         .worker_max_blocking_threads(MAX_READS)
@@ -277,6 +285,31 @@ fn spawn_server(
     let thread = std::thread::Builder::new().name("admin".into()).spawn(run)?;
     let handle = start.recv().context("the listener stopped while it was starting")??;
     Ok((handle, thread))
+}
+
+/// Counts a connection as long as it is open.
+struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The metrics, in the format that the client accepts.
+async fn metrics(admin: web::Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let accept = accept.map(str::to_owned);
+    let (content_type, text) =
+        admin.run(move |admin| Ok(admin.intake.exporter.respond(accept.as_deref()))).await?;
+    Ok(HttpResponse::Ok().content_type(content_type).body(text))
 }
 
 /// Responds to `/healthz` and `/readyz`, which need no token and no name in `Host`.

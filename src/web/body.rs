@@ -21,6 +21,7 @@ use super::body_memory::{
 };
 use super::connection::Connection;
 use super::rejection::Rejection;
+use crate::metrics::UnavailableReason;
 
 /// Maximum size of a rejected body that is read and discarded, so that the response arrives.
 const MAX_DRAINED_BYTES: usize = 8 << 20;
@@ -38,7 +39,7 @@ impl From<BodyError> for Rejection {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Disconnected => Self::Disconnected,
-            BodyError::NoRoom => Self::Unavailable,
+            BodyError::NoRoom => Self::Unavailable(UnavailableReason::BodyMemory),
         }
     }
 }
@@ -128,7 +129,9 @@ impl RequestBody {
             if self.received_bytes > max_bytes {
                 return Err(Rejection::TooLarge { max: max_bytes });
             }
-            reservation.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
+            reservation
+                .grow(chunk.len())
+                .map_err(|BudgetFull| Rejection::Unavailable(UnavailableReason::BodyMemory))?;
             body.extend_from_slice(&chunk);
             if reservation.is_large() != was_large {
                 return Ok(false);

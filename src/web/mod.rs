@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{Accept, Config, Secrets, Source};
 use crate::domain::SourceId;
 use crate::expression::EvaluatorPool;
+use crate::metrics::{Exporter, UnavailableReason};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
 use crate::store::handle::{Health, WriterHandle};
@@ -82,6 +83,8 @@ pub struct IntakeState {
     pub handshake_log: handshake_log::HandshakeLog,
     /// Checks large requests.
     pub check_pool: check_pool::CheckPool,
+    /// Counts what intake does, and responds to scrapes.
+    pub exporter: Exporter,
 }
 
 impl IntakeState {
@@ -92,7 +95,7 @@ impl IntakeState {
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
         queue_counters: QueueCounters,
-        expressions: EvaluatorPool,
+        (expressions, exporter): (EvaluatorPool, Exporter),
         deferrals: Arc<Deferrals>,
     ) -> Self {
         let rejection_streaks = rejection_streak::RejectionStreaks::default();
@@ -102,8 +105,8 @@ impl IntakeState {
             registry,
             secrets,
             &queue_counters,
-            &rejection_streaks,
-            &rate_windows,
+            (&rejection_streaks, &rate_windows),
+            &exporter.metrics,
         );
         Self {
             config: ArcSwap::from_pointee(intake_config),
@@ -118,6 +121,7 @@ impl IntakeState {
             deferrals,
             handshake_log: handshake_log::HandshakeLog::default(),
             check_pool: check_pool::CheckPool::default(),
+            exporter,
         }
     }
 
@@ -129,27 +133,26 @@ impl IntakeState {
         secrets: (&Secrets, &Arc<Redactor>),
         queue_counters: QueueCounters,
     ) {
-        let (rejection_streaks, rate_windows) = (&self.rejection_streaks, &self.rate_windows);
         let intake_config = IntakeConfig::new(
             config,
             registry,
             secrets,
             &queue_counters,
-            rejection_streaks,
-            rate_windows,
+            (&self.rejection_streaks, &self.rate_windows),
+            &self.exporter.metrics,
         );
         self.config.store(Arc::new(intake_config));
     }
 
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
     /// arrives.
-    pub fn unavailable_reason(&self) -> Option<&'static str> {
+    pub fn unavailable_reason(&self) -> Option<UnavailableReason> {
         if self.is_disk_low.load(Ordering::Relaxed) {
-            Some("disk low")
+            Some(UnavailableReason::DiskLow)
         } else {
             match self.writer.health.get() {
                 Health::Healthy => None,
-                Health::Blocked | Health::Broken => Some("the database cannot be written"),
+                Health::Blocked | Health::Broken => Some(UnavailableReason::Database),
             }
         }
     }

@@ -54,13 +54,15 @@ pub fn spawn_server(
 ) -> anyhow::Result<RunningServer> {
     let name = "intake";
     let limits = Arc::clone(state);
-    let connections = Connections::new(max_connections, move || {
+    let time_limits = move || {
         let config = limits.config.load();
         TimeLimits {
             request_timeout: config.server.request_timeout,
             keep_alive: config.server.keep_alive,
         }
-    });
+    };
+    let open_count = Arc::clone(&state.exporter.metrics.intake_connections);
+    let connections = Connections::new(max_connections, time_limits, open_count);
     let (started, start) = mpsc::sync_channel(1);
     let (run_connections, state) = (Arc::clone(&connections), Arc::clone(state));
     let run = move || {

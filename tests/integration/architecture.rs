@@ -25,6 +25,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("redact", ""),
     ("log", "clock escape redact"),
     ("notify", ""),
+    ("metrics", "domain"),
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json media_type multipart process urlencoded"),
@@ -34,26 +35,27 @@ const IMPORTS: &[(&str, &str)] = &[
     // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
-    ("store", "clock config domain escape scheduler"),
+    ("store", "clock config domain escape metrics scheduler"),
     ("row_json", "store"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     ("handler", "clock config domain json process urlencoded"),
     // Modules that coordinate.
-    ("worker", "clock config domain expression handler planner process scheduler store"),
+    ("worker", "clock config domain expression handler metrics planner process scheduler store"),
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
-    ("web", "clock config domain expression json media_type planner redact store verify"),
+    ("web", "clock config domain expression json media_type metrics planner redact store verify"),
     ("problems", "clock config numbers store"),
     (
         "admin",
-        "clock config domain numbers problems process replay row_json store time_input verify web worker",
+        "clock config domain metrics numbers problems process replay row_json store time_input verify web \
+         worker",
     ),
     (
         "app",
-        "admin clock config domain expander expression handler log maintenance notify planner process \
+        "admin clock config domain expander expression handler log maintenance metrics notify planner process \
          recovery redact scheduler store web worker",
     ),
     (

@@ -44,6 +44,7 @@ mod large_requests;
 mod lists;
 mod litestream;
 mod log;
+mod metrics;
 mod ownership;
 mod prefetch;
 mod redacted_values;

@@ -85,7 +85,7 @@ pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpRespon
     let mut all_problems: Vec<String> = admin
         .intake
         .unavailable_reason()
-        .map(|reason| format!("senders get 503: {reason}"))
+        .map(|reason| format!("senders get 503: {}", reason.text()))
         .into_iter()
         .collect();
     all_problems.extend(problems);
