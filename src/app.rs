@@ -252,6 +252,7 @@ impl Server {
         let paths = Arc::clone(&task_builder.paths);
         let expressions = task_builder.expressions.clone();
         let (admin_database, admin_task_builder) = (database.clone(), task_builder.clone());
+        let admin_files = Arc::clone(&store.files);
 
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), clock::wall_ms()));
         metrics::configure(&metrics, &config, registry, (&readers, clock));
@@ -355,6 +356,7 @@ impl Server {
             readers: admin_readers,
             clock,
             database: admin_database,
+            files: admin_files,
             task_builder: admin_task_builder,
             running: Arc::clone(&running),
         };

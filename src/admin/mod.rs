@@ -5,25 +5,26 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::ACCEPT;
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
-use anyhow::Context;
+use actix_web::{App, Error, HttpRequest, HttpResponse, ResponseError, web};
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
 use crate::metrics::endpoint;
+use crate::store::open_files::OpenFiles;
 use crate::store::{self, Connection, ReadPool};
-use crate::web::{BoundSocket, IntakeState, health};
+use crate::web::server::{AppService, ListenerSettings, RunningServer, spawn_server};
+use crate::web::{BoundSocket, IntakeState, health, tracking};
 use crate::worker::RunningJobs;
 use crate::worker::task_builder::TaskBuilder;
 
@@ -39,6 +40,7 @@ mod sign_in_link;
 mod stream;
 pub mod token_file;
 mod tokens;
+mod write_access;
 
 use attempt_limit::AttemptLimit;
 use feed::OutcomeFeed;
@@ -46,6 +48,7 @@ use operations::Operations;
 use problem::Problem;
 use sign_in_link::SignInLinks;
 use tokens::{Role, Tokens};
+use write_access::WriteAccess;
 
 /// Requests that read the database at once. More would take processor time from intake.
 const MAX_READS: usize = 2;
@@ -72,7 +75,7 @@ pub struct Admin {
     readers: ReadPool,
     reads: Semaphore,
     clock: MonotonicClock,
-    database: PathBuf,
+    write_access: WriteAccess,
     operations: Arc<Operations>,
     feed: Arc<OutcomeFeed>,
     running: Arc<RunningJobs>,
@@ -89,6 +92,7 @@ pub struct AdminInputs {
     pub readers: ReadPool,
     pub clock: MonotonicClock,
     pub database: PathBuf,
+    pub files: Arc<OpenFiles>,
     pub task_builder: TaskBuilder,
     pub running: Arc<RunningJobs>,
 }
@@ -96,7 +100,7 @@ pub struct AdminInputs {
 /// The admin listener, while it runs.
 pub struct AdminServer {
     admin: Arc<Admin>,
-    handle: ServerHandle,
+    server: RunningServer,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -204,9 +208,11 @@ pub fn start(
     tokens: &AdminTokens,
     inputs: AdminInputs,
 ) -> anyhow::Result<AdminServer> {
-    let AdminInputs { config, intake, readers, clock, database, task_builder, running } = inputs;
+    let AdminInputs { config, intake, readers, clock, database, files, task_builder, running } =
+        inputs;
+    let write_access = WriteAccess { database, files };
     let (operations, operations_thread) = operations::start(operations::OperationRunner {
-        database: database.clone(),
+        write_access: write_access.clone(),
         config: Arc::clone(&config),
         task_builder,
     })?;
@@ -221,86 +227,46 @@ pub fn start(
         readers,
         reads: Semaphore::new(MAX_READS),
         clock,
-        database,
+        write_access,
         operations,
         feed,
         running,
         output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
         addresses,
     });
-    let (handle, thread) = spawn_server(&admin, sockets)?;
-    Ok(AdminServer { admin, handle, threads: vec![thread, feed_thread, operations_thread] })
-}
-
-fn spawn_server(
-    admin: &Arc<Admin>,
-    sockets: Vec<BoundSocket>,
-) -> anyhow::Result<(ServerHandle, JoinHandle<()>)> {
-    let (started, start) = mpsc::sync_channel(1);
-    let request_timeout = admin.config.load().server.request_timeout;
-    let shared = web::Data::from(Arc::clone(admin));
-    let open_connections = Arc::clone(&admin.intake.exporter.metrics.admin_connections);
-    let run = move || {
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(shared.clone())
-                .app_data(api::json_config())
-                .app_data(api::query_config())
-                .app_data(api::path_config())
-                .app_data(console::form_config())
-                .configure(api::routes)
-                .configure(console::routes)
-                .route(endpoint::PATH, web::get().to(metrics))
-                .default_service(web::to(not_found))
-                .wrap(from_fn(access::check))
-                .wrap(from_fn(console::problems_as_pages))
-                .wrap(from_fn(health_first))
-                .wrap(console::security_headers())
-        })
-        .on_connect(move |_, data| {
-            data.insert(OpenConnection::new(&open_connections));
-        })
-        .workers(1)
-        .worker_max_blocking_threads(MAX_READS)
-        .max_connections(MAX_CONNECTIONS)
-        .client_request_timeout(request_timeout)
-        .shutdown_timeout(1)
-        .disable_signals();
-        let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
-            BoundSocket::Tcp(tcp) => server.listen(tcp),
-            BoundSocket::Unix(unix) => server.listen_uds(unix),
-        });
-        let server = match server {
-            Ok(server) => server.run(),
-            Err(e) => return drop(started.send(Err(e))),
-        };
-        let ended = actix_web::rt::System::new().block_on(async {
-            let _ = started.send(Ok(server.handle()));
-            server.await
-        });
-        if let Err(e) = ended {
-            log::error!("admin: {e}");
-        }
+    let settings = ListenerSettings {
+        name: "admin",
+        threads: 1,
+        max_connections: MAX_CONNECTIONS,
+        open_count: Arc::clone(&admin.intake.exporter.metrics.admin_connections),
     };
-    let thread = std::thread::Builder::new().name("admin".into()).spawn(run)?;
-    let handle = start.recv().context("the listener stopped while it was starting")??;
-    Ok((handle, thread))
+    let (limits, app_admin) = (Arc::clone(&admin), Arc::clone(&admin));
+    let server = spawn_server(
+        settings,
+        sockets,
+        move || limits.intake.time_limits(),
+        move || build_app(&app_admin),
+    )?;
+    Ok(AdminServer { admin, server, threads: vec![feed_thread, operations_thread] })
 }
 
-/// Counts a connection as long as it is open.
-struct OpenConnection(Arc<AtomicUsize>);
-
-impl OpenConnection {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// The app of the listener, for one thread and one socket.
+fn build_app(admin: &Arc<Admin>) -> App<impl AppService<BoxBody> + use<>> {
+    App::new()
+        .app_data(web::Data::from(Arc::clone(admin)))
+        .app_data(api::json_config())
+        .app_data(api::query_config())
+        .app_data(api::path_config())
+        .app_data(console::form_config())
+        .configure(api::routes)
+        .configure(console::routes)
+        .route(endpoint::PATH, web::get().to(metrics))
+        .default_service(web::to(not_found))
+        .wrap(from_fn(access::check))
+        .wrap(from_fn(console::problems_as_pages))
+        .wrap(from_fn(health_first))
+        .wrap(console::security_headers())
+        .wrap(from_fn(track))
 }
 
 /// The metrics, in the format that the client accepts.
@@ -310,6 +276,27 @@ async fn metrics(admin: web::Data<Admin>, request: HttpRequest) -> Result<HttpRe
     let (content_type, text) =
         admin.run(move |admin| Ok(admin.intake.exporter.respond(accept.as_deref()))).await?;
     Ok(HttpResponse::Ok().content_type(content_type).body(text))
+}
+
+/// Receives the body of a request before anything looks at it.
+async fn track<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let admin = request.app_data::<web::Data<Admin>>();
+    let limits = admin.map(|admin| admin.intake.time_limits());
+    let reject = |status: StatusCode| {
+        let detail = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes")
+            }
+            StatusCode::REQUEST_TIMEOUT => "the body took too long".to_owned(),
+            _ => "the body is incomplete".to_owned(),
+        };
+        Problem::new(status, detail).error_response()
+    };
+    let limits = limits.ok_or_else(|| Problem::unavailable("the listener is starting"))?;
+    tracking::track(request, next, MAX_BODY_BYTES, limits, reject).await
 }
 
 /// Responds to `/healthz` and `/readyz`, which need no token and no name in `Host`.
@@ -339,7 +326,7 @@ impl AdminServer {
     pub fn stop(self) {
         self.admin.operations.stop_all();
         self.admin.feed.close();
-        drop(self.handle.stop(false));
+        self.server.stop();
         drop(self.admin);
         for thread in self.threads {
             let _ = thread.join();

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use child::{ChildProcess, OutputEvent};
 use pipes::TailBuffer;
 
+mod browser;
 mod child;
 mod file_limit;
 mod line_process;
@@ -33,6 +34,7 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
+pub use browser::open_in_browser;
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
 pub use line_process::{ExitReport, LineProcess, ProtocolEvent, StderrCapture};

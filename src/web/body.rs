@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use actix_web::http::{ConnectionType, Method};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, dev, web::Bytes};
 use futures_core::Stream;
 use tokio::time::error::Elapsed;
@@ -114,6 +114,34 @@ impl RequestBody {
         }
         reservation.release_shares();
         Ok(body)
+    }
+
+    /// Receives the whole body, for which the caller has memory. Returns the status of the response if it is too large or
+    /// too late.
+    pub async fn receive_small(
+        &mut self,
+        max_bytes: usize,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, StatusCode> {
+        if self.length.is_some_and(|length| length > max_bytes) {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(chunk) = self.next_chunk(|| Ok(())).await {
+                body.extend_from_slice(&chunk.map_err(|_| StatusCode::BAD_REQUEST)?);
+                if body.len() > max_bytes {
+                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
+                }
+            }
+            Ok(body)
+        };
+        timeout_at(deadline.into(), read).await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))
+    }
+
+    /// Whether all of it was received.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Reads to the end of the body, or until it becomes large. Returns whether it is complete.

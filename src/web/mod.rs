@@ -46,18 +46,21 @@ pub mod server;
 pub mod sockets;
 pub mod standby;
 pub mod stored_request;
+pub mod tracking;
 pub mod writer_client;
 
+use connections::TimeLimits;
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-use server::spawn_server;
+use server::{ListenerSettings, intake_app, spawn_server};
 pub use sockets::{BoundSocket, ListenError, Sockets, UnavailableAddress, bind, find_unavailable};
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
 /// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// New connections beyond the limit that are accepted and wait for a slot.
-pub const SPARE_CONNECTIONS: usize = 2 * INTAKE_THREADS;
+/// New connections beyond the limit that are accepted and wait for a slot, those of the admin
+/// listener included.
+pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
 /// Maximum time for requests in flight when intake shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -144,6 +147,15 @@ impl IntakeState {
         self.config.store(Arc::new(intake_config));
     }
 
+    /// The time limits of connections, in the present configuration.
+    pub fn time_limits(&self) -> TimeLimits {
+        let config = self.config.load();
+        TimeLimits {
+            request_timeout: config.server.request_timeout,
+            keep_alive: config.server.keep_alive,
+        }
+    }
+
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
     /// arrives.
     pub fn unavailable_reason(&self) -> Option<UnavailableReason> {
@@ -189,7 +201,15 @@ pub fn listen(
     max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<IntakeServer> {
-    spawn_server(sockets, INTAKE_THREADS, max_connections, state).map(IntakeServer)
+    let settings = ListenerSettings {
+        name: "intake",
+        threads: INTAKE_THREADS,
+        max_connections,
+        open_count: Arc::clone(&state.exporter.metrics.intake_connections),
+    };
+    let (limits, app_state) = (Arc::clone(state), Arc::clone(state));
+    let make_app = move || intake_app(&app_state);
+    spawn_server(settings, sockets, move || limits.time_limits(), make_app).map(IntakeServer)
 }
 
 impl IntakeServer {
@@ -233,7 +253,10 @@ pub fn startup_banner(config: &Config, addresses: &ListenAddresses) -> Vec<Strin
         lines.push(format!("listening for webhooks on {address}"));
     }
     for address in &addresses.admin {
-        lines.push(format!("the console is at {address} (`hooktrail open` signs in)"));
+        lines.push(match address.starts_with("http") {
+            true => format!("the console is at {address} (`hooktrail open` signs in)"),
+            false => format!("the console is at {address}"),
+        });
     }
     lines.push(format!("the database is {}", config.store.path.display()));
     let is_open = |source: &&Source| {

@@ -60,7 +60,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "cli",
-        "app clock config domain escape expression handler json log numbers planner problems process redact \
+        "admin app clock config domain escape expression handler json log numbers planner problems process redact \
          replay row_json store time_input verify web worker",
     ),
     (
