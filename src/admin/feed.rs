@@ -33,7 +33,7 @@ const MAX_BATCH: i64 = 1000;
 pub struct Batch {
     pub after: i64,
     pub last: i64,
-    /// The newest event.
+    /// The highest number of an event, 0 if there is none.
     pub newest_event: i64,
     pub rows: Rows,
 }

@@ -145,10 +145,10 @@ impl Operation {
         }
     }
 
-    fn set_state(&self, state: OperationState) {
+    fn set_state(&self, next: OperationState) {
         let mut status = self.status.lock();
-        status.state = state;
-        status.progress = BulkProgress::default();
+        *status =
+            OperationStatus { state: next, progress: BulkProgress::default(), ..status.clone() };
     }
 
     fn report(&self, progress: BulkProgress) -> ControlFlow<()> {
@@ -253,9 +253,10 @@ impl OperationRunner {
                 Ok(detail) => {
                     let is_stopped = operation.should_stop.load(Ordering::Relaxed)
                         && operation.status().progress.done < operation.status().progress.total;
-                    let state =
-                        if is_stopped { OperationState::Stopped } else { OperationState::Done };
-                    operation.end(state, detail);
+                    operation.end(
+                        if is_stopped { OperationState::Stopped } else { OperationState::Done },
+                        detail,
+                    );
                 }
                 Err(error) => {
                     log::warn!("operation {}: {error:#}", operation.id);

@@ -186,8 +186,8 @@ enum Command {
     #[command(after_help = help::examples(&[
         "# Open the console on this machine",
         "hooktrail open",
-        "# From another machine: forward the port first, then open the link there",
-        "ssh -L 8081:127.0.0.1:8081 HOST sudo -u hooktrail hooktrail open",
+        "# Only print the link, for example to open it through a port that ssh forwards",
+        "hooktrail open --print",
     ]))]
     Open(open::OpenArgs),
     /// Remove old events and bodies now, as `retention` does in the background

@@ -26,22 +26,22 @@ pub fn tail_job(
     is_following: bool,
 ) -> Result<(), ExitError> {
     let load = || queries::load_job_state(&store.conn, job);
-    let Some(mut state) = load()? else {
+    let Some(mut found) = load()? else {
         return Err(user_error(unknown_job(store, job, "tail")?));
     };
     let mut has_printed = false;
     loop {
-        if state == JobState::Running {
+        if matches!(found, JobState::Running) {
             print_running(loaded, job, is_following)?;
             has_printed = true;
-        } else if !has_printed && (state.is_final() || !is_following) {
+        } else if !has_printed && (found.is_final() || !is_following) {
             print_last_attempt(store, job)?;
         }
-        if !is_following || state.is_final() {
+        if !is_following || found.is_final() {
             return Ok(());
         }
         std::thread::sleep(INTERVAL);
-        state = load()?.unwrap_or(JobState::Cancelled);
+        found = load()?.unwrap_or(JobState::Cancelled);
     }
 }
 

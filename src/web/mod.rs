@@ -189,7 +189,7 @@ impl IntakeState {
     }
 }
 
-/// The server of intake.
+/// The running listener of webhooks.
 pub struct IntakeServer(server::RunningServer);
 
 /// Starts the server of intake. It accepts at most `max_connections` connections.

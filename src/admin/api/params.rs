@@ -84,7 +84,7 @@ pub fn parse_state(text: &str) -> Result<PublicState, Problem> {
     })
 }
 
-/// Parses a time.
+/// Parses `since` or `until`.
 pub fn parse_time_param(name: &str, text: &str) -> Result<i64, Problem> {
     parse_time(text)
         .map_err(|expected| Problem::bad_request(format!("{name}: is {text:?}: {expected}")))

@@ -62,7 +62,7 @@ pub struct EventRow {
     pub settled_at: Option<String>,
 }
 
-/// A job.
+/// A job as `list` shows it.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct JobRow {
     pub job: i64,
@@ -161,7 +161,7 @@ pub struct AuditRow {
     pub reason: Option<String>,
 }
 
-/// A handler.
+/// A handler with its queue and the counts of the last hour.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct HandlerRow {
     pub handler: String,
@@ -182,7 +182,7 @@ pub struct HandlerRow {
     pub configured: bool,
 }
 
-/// A source.
+/// A source with the counts of the last hour.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct SourceRow {
     pub source: String,

@@ -200,7 +200,7 @@ pub async fn pause(
     Ok(HttpResponse::SeeOther().insert_header((LOCATION, format!("/handlers#{handler}"))).finish())
 }
 
-/// Stops an operation.
+/// Stops an operation, and goes back to its page.
 pub async fn stop_operation(
     admin: Data<Admin>,
     id: Path<u64>,

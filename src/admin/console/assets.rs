@@ -27,7 +27,6 @@ pub fn style_path() -> &'static str {
     &STYLE_PATH
 }
 
-/// The path of the script.
 pub fn script_path() -> &'static str {
     &SCRIPT_PATH
 }
@@ -39,17 +38,17 @@ fn asset(content_type: &str, content: &'static str) -> HttpResponse {
         .body(content)
 }
 
-/// The style sheet.
+/// Serves the style sheet, which browsers may keep.
 pub async fn style() -> HttpResponse {
     asset("text/css; charset=utf-8", STYLE)
 }
 
-/// The script.
+/// Serves the script, which browsers may keep.
 pub async fn script() -> HttpResponse {
     asset("text/javascript; charset=utf-8", SCRIPT)
 }
 
-/// The icon.
+/// Serves the icon of the browser's tab.
 pub async fn icon() -> HttpResponse {
     asset("image/svg+xml", ICON)
 }

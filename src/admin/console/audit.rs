@@ -13,7 +13,7 @@ use crate::admin::api::lists;
 use crate::admin::api::params::ListParams;
 use crate::admin::problem::Problem;
 
-/// The page.
+/// Shows the audit log.
 pub async fn page(
     admin: Data<Admin>,
     params: Query<ListParams>,

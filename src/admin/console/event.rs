@@ -48,7 +48,7 @@ pub struct EventParams {
     operation: Option<u64>,
 }
 
-/// The page.
+/// Shows an event with its jobs.
 pub async fn page(
     admin: Data<Admin>,
     event: Path<i64>,
@@ -56,9 +56,9 @@ pub async fn page(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let state = params.state.as_deref().filter(|state| !state.is_empty());
+    let chosen = params.state.as_deref().filter(|name| !name.is_empty());
     let selector = Selector {
-        state: state.map(parse_state).transpose()?,
+        state: chosen.map(parse_state).transpose()?,
         jobs: params.job.into_iter().collect(),
         ..Selector::default()
     };
@@ -166,9 +166,6 @@ fn render_jobs(
 
 /// What the processes of a running job have written so far.
 fn running_output(admin: &Admin, job: &JobRow) -> Option<String> {
-    if job.state != "running" {
-        return None;
-    }
     let (_, output) = admin.running.output(JobId(job.job))?;
     let text = [OutputStream::Stdout, OutputStream::Stderr]
         .map(|stream| text_of(&output, stream))
@@ -210,6 +207,10 @@ fn render_job(
 ) -> Markup {
     let back = format!("/events/{event}");
     let fields = [("jobs", job.job.to_string())];
+    let cancel_label = match job.state.as_str() {
+        "dead" => "Dismiss",
+        _ => "Cancel",
+    };
     let button = |action, label| Button {
         action,
         label,
@@ -229,7 +230,7 @@ fn render_job(
                     (action_button(client, &button("retry", "Retry")))
                 }
                 @if matches!(job.state.as_str(), "queued" | "running" | "dead") {
-                    (action_button(client, &button("cancel", if job.state == "dead" { "Dismiss" } else { "Cancel" })))
+                    (action_button(client, &button("cancel", cancel_label)))
                 }
             }
             @if let Some(reason) = &job.reason {

@@ -16,7 +16,7 @@ use crate::admin::api::rows::{self, EventRow};
 use crate::admin::problem::Problem;
 use crate::domain::job::PublicState;
 
-/// The page.
+/// Shows a page of the list of events.
 pub async fn page(
     admin: Data<Admin>,
     params: Query<ListParams>,

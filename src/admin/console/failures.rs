@@ -14,7 +14,7 @@ use crate::admin::api::params::ListParams;
 use crate::admin::api::rows::FailureRow;
 use crate::admin::problem::Problem;
 
-/// The page.
+/// Shows the groups of failures.
 pub async fn page(
     admin: Data<Admin>,
     params: Query<ListParams>,

@@ -18,7 +18,7 @@ use crate::admin::problem::Problem;
 use crate::admin::tokens::Role;
 use crate::config::{EnvValue, Handler, HandlerKind, Mode, duration_text};
 
-/// The page.
+/// Shows the handlers with their settings.
 pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
     let handlers = load_handlers(&admin).await?;

@@ -68,7 +68,7 @@ impl Minutes {
     }
 }
 
-/// The page.
+/// Shows the overview.
 pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
     let (handlers, sources) = (load_handlers(&admin).await?, load_sources(&admin).await?);

@@ -63,7 +63,7 @@ pub fn bytes(number: i64) -> String {
     }
 }
 
-/// A duration.
+/// A time span as a person reads it: `12 ms`, `1.2 s`.
 pub fn duration(ms: i64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),

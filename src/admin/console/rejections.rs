@@ -15,7 +15,7 @@ use crate::admin::api::rows::{self, RejectionGroup, RejectionRow, objects};
 use crate::admin::problem::Problem;
 use crate::store::queries::{self, GROUPED_REJECTIONS};
 
-/// The page.
+/// Shows the rejections.
 pub async fn page(
     admin: Data<Admin>,
     params: Query<ListParams>,

@@ -65,7 +65,7 @@ fn client_address(request: &HttpRequest) -> String {
     })
 }
 
-/// The page. A link with a valid code signs in at once.
+/// Asks for a token. A link with a valid code signs in at once.
 pub async fn page(
     admin: Data<Admin>,
     params: Query<SignInParams>,

@@ -26,7 +26,7 @@ pub fn authorization(server: &Server) -> String {
 
 /// Requests `/metrics` with these headers and the token.
 pub fn get(server: &Server, headers: &str) -> Response {
-    let headers = &format!("{headers}{}", authorization(server));
+    let headers = &format!("{}{headers}", authorization(server));
     send_request(admin_port(server), "GET", "/metrics", headers, b"").expect("a response")
 }
 
