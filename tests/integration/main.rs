@@ -12,6 +12,7 @@
     reason = "clippy exempts only test functions, and helpers of tests may do the same"
 )]
 
+mod admin_commands;
 mod alerts;
 mod architecture;
 mod backup;

@@ -34,7 +34,7 @@ const HEARTBEAT_INTERVALS: u32 = 150;
 #[serde(deny_unknown_fields, default)]
 pub struct OutputParams {
     /// `1`: the output as it comes, as server-sent events: `stdout` and `stderr` with a JSON text, and at the end of the
-    /// attempt `end` with its outcome.
+    /// attempt `end` with its number and its outcome.
     #[param(pattern = "^[01]$")]
     pub follow: Option<String>,
 }
@@ -169,8 +169,11 @@ async fn send_output(
                 text.push_str(&message(name, output));
             }
         }
-        let _ =
-            write!(text, "{}", end_message(loaded.outcome.as_deref(), loaded.detail.as_deref()));
+        let _ = write!(
+            text,
+            "{}",
+            end_message(loaded.attempt, loaded.outcome.as_deref(), loaded.detail.as_deref())
+        );
         return send(sender, text).await;
     };
     let (mut sent, mut idle) = ([0; 2], 0);
@@ -195,7 +198,7 @@ async fn send_output(
             let ended = last_attempt(admin, job).await.ok().flatten().flatten();
             let ended = ended.filter(|ended| ended.attempt == i64::from(attempt));
             let (outcome, detail) = ended.map(|ended| (ended.outcome, ended.detail)).unzip();
-            text.push_str(&end_message(outcome.as_deref(), detail.as_deref()));
+            text.push_str(&end_message(i64::from(attempt), outcome.as_deref(), detail.as_deref()));
             return send(sender, text).await;
         }
         idle = if text.is_empty() { idle + 1 } else { 0 };
@@ -209,8 +212,8 @@ async fn send_output(
     }
 }
 
-fn end_message(outcome: Option<&str>, detail: Option<&str>) -> String {
-    let end = serde_json::json!({ "outcome": outcome, "detail": detail });
+fn end_message(attempt: i64, outcome: Option<&str>, detail: Option<&str>) -> String {
+    let end = serde_json::json!({ "attempt": attempt, "outcome": outcome, "detail": detail });
     format!("event: end\ndata: {end}\n\n")
 }
 
