@@ -32,6 +32,8 @@ pub struct Client {
     pub session: Option<Session>,
     /// The address, or `None` for a unix socket.
     pub address: Option<IpAddr>,
+    /// The change since which an open page loads itself again. `None`: a person opens it.
+    pub since_change: Option<u64>,
 }
 
 impl Client {
@@ -51,6 +53,11 @@ impl Client {
 pub fn client(request: &HttpRequest) -> Result<Client, Problem> {
     let found = request.extensions().get::<Client>().cloned();
     found.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, "the request has no credentials"))
+}
+
+/// The name of what a page loads: its path and its filters.
+pub fn load_key(request: &HttpRequest) -> String {
+    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
 }
 
 /// How a path is protected.
@@ -91,8 +98,7 @@ pub async fn check<B: MessageBody + 'static>(
         }
         Ok(None) => Ok(next.call(request).await?.map_into_left_body()),
         Err(Rejection::Problem(problem)) => {
-            let response = actix_web::ResponseError::error_response(&problem);
-            Ok(request.into_response(response).map_into_right_body())
+            Ok(request.error_response(problem).map_into_right_body())
         }
         Err(Rejection::SignIn(target)) => {
             let response = HttpResponse::SeeOther().insert_header((LOCATION, target)).finish();
@@ -161,8 +167,10 @@ fn find_credentials(
     request: &HttpRequest,
     address: Option<IpAddr>,
 ) -> Result<Option<Client>, Problem> {
+    let since_change = request.headers().get("x-change");
+    let since_change = since_change.and_then(|change| change.to_str().ok()?.parse().ok());
     let Some(_) = address else {
-        return Ok(Some(Client { role: Role::Act, session: None, address }));
+        return Ok(Some(Client { role: Role::Act, session: None, address, since_change }));
     };
     let tokens = admin.tokens.load();
     if let Some(header) = request.headers().get(AUTHORIZATION) {
@@ -172,7 +180,7 @@ fn find_credentials(
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
         let role = token.and_then(|(_, token)| tokens.role_of(token.trim_ascii()));
         return match role {
-            Some(role) => Ok(Some(Client { role, session: None, address })),
+            Some(role) => Ok(Some(Client { role, session: None, address, since_change })),
             None => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "the token is not valid: expected `Authorization: Bearer` and the token of the \
@@ -185,7 +193,12 @@ fn find_credentials(
         .as_ref()
         .map(Cookie::value)
         .and_then(|cookie| tokens.session(cookie));
-    Ok(session.map(|session| Client { role: session.role, session: Some(session), address }))
+    Ok(session.map(|session| Client {
+        role: session.role,
+        session: Some(session),
+        address,
+        since_change,
+    }))
 }
 
 /// Checks the name by which the client reached the listener. A site that points its own name to this machine would

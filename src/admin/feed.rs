@@ -5,9 +5,9 @@
 //! last outcome that it has read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::mpsc;
@@ -18,6 +18,9 @@ use crate::store::{ReadPool, Value};
 
 /// How often the thread looks for new outcomes while streams are open.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The least time between two changes that are announced.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most streams.
 pub const MAX_STREAMS: usize = 256;
@@ -33,8 +36,8 @@ const MAX_BATCH: i64 = 1000;
 pub struct Batch {
     pub after: i64,
     pub last: i64,
-    /// The highest number of an event, 0 if there is none.
-    pub newest_event: i64,
+    /// The number of the last change that is announced. Changes within a second have one number.
+    pub change: u64,
     pub rows: Rows,
 }
 
@@ -48,6 +51,7 @@ struct Streams {
 pub struct OutcomeFeed {
     streams: Mutex<Streams>,
     changed: Condvar,
+    last_change: AtomicU64,
     is_closed: AtomicBool,
 }
 
@@ -77,6 +81,11 @@ impl OutcomeFeed {
         drop(streams);
         self.changed.notify_one();
         Some(batches)
+    }
+
+    /// Returns the number of the last change that was announced.
+    pub fn last_change(&self) -> u64 {
+        self.last_change.load(Ordering::Acquire)
     }
 
     /// Ends the thread and all streams.
@@ -110,22 +119,35 @@ impl OutcomeFeed {
         let mut version = queries::data_version(&conn)?;
         let mut last = search::newest_id(&conn, TailView::Outcomes)?;
         // Streams that began before this read learn up to where they have to read themselves.
-        let newest_event = queries::find_newest_event(&conn)?.unwrap_or(0);
-        let mut is_open =
-            self.send(Batch { after: last, last, newest_event, rows: Rows::default() });
+        let change = self.last_change.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut is_open = self.send(Batch { after: last, last, change, rows: Rows::default() });
+        let (mut announced_at, mut is_announced) = (Instant::now(), true);
         while is_open {
             std::thread::sleep(INTERVAL);
             let now = queries::data_version(&conn)?;
-            if std::mem::replace(&mut version, now) == now {
-                is_open = self.has_streams();
+            let has_changed = std::mem::replace(&mut version, now) != now;
+            is_announced &= !has_changed;
+            if !is_announced && announced_at.elapsed() >= CHANGE_INTERVAL {
+                (announced_at, is_announced) = (Instant::now(), true);
+                let change = self.last_change.fetch_add(1, Ordering::AcqRel) + 1;
+                is_open = self.send(Batch { after: last, last, change, rows: Rows::default() });
+            }
+            if !has_changed {
+                is_open &= self.has_streams();
                 continue;
             }
             loop {
                 let rows = search::read_after(&conn, last, MAX_BATCH)?;
                 let newest = rows.rows.last().map_or(last, |row| integer(&rows, row, "id"));
                 let is_full = i64::try_from(rows.rows.len())? >= MAX_BATCH;
-                let newest_event = queries::find_newest_event(&conn)?.unwrap_or(0);
-                is_open = self.send(Batch { after: last, last: newest, newest_event, rows });
+                if newest > last {
+                    is_open = self.send(Batch {
+                        after: last,
+                        last: newest,
+                        change: self.last_change(),
+                        rows,
+                    });
+                }
                 last = newest;
                 if !is_full || !is_open {
                     break;

@@ -36,16 +36,19 @@ mod cursor;
 mod feed;
 mod operations;
 mod problem;
+mod shared_loads;
 mod sign_in_link;
 mod stream;
 pub mod token_file;
 mod tokens;
 mod write_access;
 
+use access::Client;
 use attempt_limit::AttemptLimit;
 use feed::OutcomeFeed;
 use operations::Operations;
 use problem::Problem;
+use shared_loads::SharedLoads;
 use sign_in_link::SignInLinks;
 use tokens::{Role, Tokens};
 use write_access::WriteAccess;
@@ -78,6 +81,7 @@ pub struct Admin {
     write_access: WriteAccess,
     operations: Arc<Operations>,
     feed: Arc<OutcomeFeed>,
+    shared_loads: SharedLoads,
     running: Arc<RunningJobs>,
     /// The streams of outputs that may be opened.
     output_streams: Arc<Semaphore>,
@@ -134,6 +138,21 @@ impl Admin {
             Ok(read(&conn, admin.clock)?)
         })
         .await
+    }
+
+    /// Loads what a page shows, or shares what another page has loaded since the change that the client names. `key` names
+    /// what is loaded.
+    ///
+    /// # Errors
+    /// That of `load`.
+    async fn share<T: Send + Sync + 'static>(
+        &self,
+        client: &Client,
+        key: &str,
+        load: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<Arc<T>, Problem> {
+        let now = self.feed.last_change();
+        self.shared_loads.load(key, client.since_change, now, load).await
     }
 
     /// Runs what may block on another thread.
@@ -230,6 +249,7 @@ pub fn start(
         write_access,
         operations,
         feed,
+        shared_loads: SharedLoads::default(),
         running,
         output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
         addresses,

@@ -8,7 +8,7 @@ use super::events::pager;
 use super::layout::Page;
 use super::parts::{Time, count, outside_text};
 use crate::admin::Admin;
-use crate::admin::access;
+use crate::admin::access::{self, load_key};
 use crate::admin::api::lists;
 use crate::admin::api::params::ListParams;
 use crate::admin::problem::Problem;
@@ -21,7 +21,8 @@ pub async fn page(
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
     let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
-    let page = lists::audit_log(admin, params.clone()).await?.into_inner();
+    let load = async { Ok(lists::audit_log(admin.clone(), params.clone()).await?.into_inner()) };
+    let page = admin.share(&client, &load_key(&request), load).await?;
     let content = html! {
         @if page.items.is_empty() {
             p.empty { "No entry yet. Each retry, replay, cancel, pause, resume, reload, prune and erase makes one." }

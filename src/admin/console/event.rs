@@ -13,7 +13,7 @@ use super::parts::{
     Time, badge, bytes, colored_count, count, duration, optional_time, outside_text,
 };
 use crate::admin::Admin;
-use crate::admin::access::{self, Client};
+use crate::admin::access::{self, Client, load_key};
 use crate::admin::api::event::{LoadedEvent, load};
 use crate::admin::api::output::text_of;
 use crate::admin::api::params::parse_state;
@@ -62,7 +62,8 @@ pub async fn page(
         jobs: params.job.into_iter().collect(),
         ..Selector::default()
     };
-    let loaded = load(&admin, *event, selector, SHOWN_BODY_BYTES).await?;
+    let load = load(&admin, *event, selector, SHOWN_BODY_BYTES);
+    let loaded = admin.share(&client, &load_key(&request), load).await?;
     let config = admin.config.load();
     let content = html! {
         @if let Some(operation) = params.operation.and_then(|id| admin.operations.find(id)) {

@@ -9,7 +9,7 @@ use super::error_page;
 use super::layout::Page;
 use super::parts::{Time, bytes, colored_count, optional_time};
 use crate::admin::Admin;
-use crate::admin::access;
+use crate::admin::access::{self, load_key};
 use crate::admin::api::lists;
 use crate::admin::api::params::ListParams;
 use crate::admin::api::rows::{self, EventRow};
@@ -29,7 +29,8 @@ pub async fn page(
             .finish());
     }
     let names = names(&admin);
-    let found = lists::events(admin, params.clone()).await;
+    let load = async { Ok(lists::events(admin.clone(), params.clone()).await?.into_inner()) };
+    let found = admin.share(&client, &load_key(&request), load).await;
     let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
     let (content, error) = match found {
         Ok(page) => (render_page(&page, &params), None),

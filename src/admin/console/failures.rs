@@ -8,7 +8,7 @@ use super::actions::{Button, action_button};
 use super::layout::Page;
 use super::parts::{Time, colored_count, count, outside_text};
 use crate::admin::Admin;
-use crate::admin::access::{self, Client};
+use crate::admin::access::{self, Client, load_key};
 use crate::admin::api::lists;
 use crate::admin::api::params::ListParams;
 use crate::admin::api::rows::FailureRow;
@@ -21,7 +21,9 @@ pub async fn page(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let groups = lists::failures(admin, params.clone()).await?.into_inner().items;
+    let load =
+        async { Ok(lists::failures(admin.clone(), params.clone()).await?.into_inner().items) };
+    let groups = admin.share(&client, &load_key(&request), load).await?;
     let mut handlers: Vec<&str> = groups.iter().map(|group| group.handler.as_str()).collect();
     handlers.sort_unstable();
     handlers.dedup();

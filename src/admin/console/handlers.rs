@@ -11,7 +11,7 @@ use super::layout::Page;
 use super::overview::handler_state;
 use super::parts::{count, outside_text};
 use crate::admin::Admin;
-use crate::admin::access::{self, Client};
+use crate::admin::access::{self, Client, load_key};
 use crate::admin::api::lists::load_handlers;
 use crate::admin::api::rows::HandlerRow;
 use crate::admin::problem::Problem;
@@ -21,13 +21,13 @@ use crate::config::{EnvValue, Handler, HandlerKind, Mode, duration_text};
 /// Shows the handlers with their settings.
 pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let handlers = load_handlers(&admin).await?;
+    let handlers = admin.share(&client, &load_key(&request), load_handlers(&admin)).await?;
     let config = admin.config.load();
     let content = html! {
         @if handlers.is_empty() {
             p.empty { "No handlers. Add one to config.toml: " code { "[handlers.NAME]" } " with its sources and a command." }
         }
-        @for row in &handlers {
+        @for row in handlers.iter() {
             @let handler = config.handlers.iter().find(|handler| handler.name == row.handler);
             (render_handler(&client, row, handler))
         }

@@ -7,7 +7,7 @@ use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::admin::Admin;
 use crate::admin::access;
@@ -15,12 +15,9 @@ use crate::admin::feed::{Batch, MAX_STREAMS};
 use crate::admin::problem::Problem;
 use crate::admin::stream::{Piece, PieceStream};
 
-/// The least time between two messages.
-const INTERVAL: Duration = Duration::from_secs(1);
-
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// The stream: a message with the number of the newest event and outcome, at most once per second.
+/// Sends the number of each change that the feed announces, at most once per second.
 pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     access::client(&request)?;
     let Some(batches) = admin.feed.subscribe() else {
@@ -39,19 +36,13 @@ async fn send_changes(mut batches: mpsc::Receiver<Arc<Batch>>, sender: mpsc::Sen
     if sender.send(Ok(Bytes::from_static(b"retry: 2000\n:\n\n"))).await.is_err() {
         return;
     }
+    let mut last = 0;
     loop {
-        let text = match timeout_at(Instant::now() + HEARTBEAT, batches.recv()).await {
+        let text = match timeout(HEARTBEAT, batches.recv()).await {
+            Ok(Some(batch)) if batch.change == last => continue,
             Ok(Some(batch)) => {
-                let mut newest = batch;
-                // What comes within the interval is one message.
-                let end = Instant::now() + INTERVAL;
-                while let Ok(Some(batch)) = timeout_at(end, batches.recv()).await {
-                    newest = batch;
-                }
-                format!(
-                    "data: {{\"event\":{},\"outcome\":{}}}\n\n",
-                    newest.newest_event, newest.last
-                )
+                last = batch.change;
+                format!("data: {last}\n\n")
             }
             Ok(None) => return,
             Err(_) => ":\n\n".to_owned(),

@@ -1,6 +1,7 @@
 //! The overview: what is wrong, the handlers, the sources, and the disk.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -9,7 +10,7 @@ use maud::{Markup, html};
 use super::layout::Page;
 use super::parts::{age, badge, bars, colored_count, count, duration, line, optional_time};
 use crate::admin::Admin;
-use crate::admin::access;
+use crate::admin::access::{self, load_key};
 use crate::admin::api::lists::{load_handlers, load_sources};
 use crate::admin::api::rows::{HandlerRow, SourceRow};
 use crate::admin::problem::Problem;
@@ -68,37 +69,51 @@ impl Minutes {
     }
 }
 
+/// What the page shows.
+struct Loaded {
+    handlers: Vec<HandlerRow>,
+    sources: Vec<SourceRow>,
+    summary: DatabaseSummary,
+    problems: Vec<String>,
+    /// The counts of the minutes: of the sources, and of the handlers.
+    minutes: [Vec<MinuteStats>; 2],
+}
+
+async fn load(admin: &Arc<Admin>) -> Result<Loaded, Problem> {
+    let (handlers, sources) = (load_handlers(admin).await?, load_sources(admin).await?);
+    let config = admin.config.load_full();
+    let read = move |admin: &Admin| {
+        let conn = &*admin.readers.get()?;
+        let summary = stats::load_summary(conn, admin.clock)?;
+        let mut problems = problems::find_in_database(conn, admin.clock, &config, &summary)?;
+        problems.extend(problems::find_on_disk(&config.store));
+        Ok((summary, problems, stats::load_minutes(conn, admin.clock)?))
+    };
+    let (summary, problems, minutes) = admin.run(read).await?;
+    Ok(Loaded { handlers, sources, summary, problems, minutes })
+}
+
 /// Shows the overview.
 pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let (handlers, sources) = (load_handlers(&admin).await?, load_sources(&admin).await?);
-    let config = admin.config.load_full();
-    let (summary, problems, [source_minutes, handler_minutes]) = admin
-        .run(move |admin| {
-            let conn = &*admin.readers.get()?;
-            let summary = stats::load_summary(conn, admin.clock)?;
-            let mut problems = problems::find_in_database(conn, admin.clock, &config, &summary)?;
-            problems.extend(problems::find_on_disk(&config.store));
-            Ok((summary, problems, stats::load_minutes(conn, admin.clock)?))
-        })
-        .await?;
+    let loaded = admin.share(&client, &load_key(&request), load(&admin)).await?;
+    let Loaded { handlers, sources, summary, problems, minutes } = &*loaded;
     let mut all_problems: Vec<String> = admin
         .intake
         .unavailable_reason()
         .map(|reason| format!("senders get 503: {}", reason.text()))
         .into_iter()
         .collect();
-    all_problems.extend(problems);
-    let handler_minutes =
-        Minutes::collect(&handler_minutes, |row| (row.succeeded, row.unsuccessful));
-    let source_minutes = Minutes::collect(&source_minutes, |row| (row.events, row.rejections));
+    all_problems.extend(problems.iter().cloned());
+    let handler_minutes = Minutes::collect(&minutes[1], |row| (row.succeeded, row.unsuccessful));
+    let source_minutes = Minutes::collect(&minutes[0], |row| (row.events, row.rejections));
     let content = html! {
         (render_problems(&all_problems))
-        (render_numbers(&admin, &summary))
+        (render_numbers(&admin, summary))
         h2 { "Handlers" }
-        (render_handlers(&handlers, &handler_minutes))
+        (render_handlers(handlers, &handler_minutes))
         h2 { "Sources" }
-        (render_sources(&sources, &source_minutes))
+        (render_sources(sources, &source_minutes))
     };
     Ok(Page { client: &client, title: "Overview".to_owned(), section: "/", content, is_live: true }
         .response())

@@ -8,7 +8,7 @@ use super::events::pager;
 use super::layout::Page;
 use super::parts::{Time, bytes, count, outside_text};
 use crate::admin::Admin;
-use crate::admin::access;
+use crate::admin::access::{self, load_key};
 use crate::admin::api::lists;
 use crate::admin::api::params::ListParams;
 use crate::admin::api::rows::{self, RejectionGroup, RejectionRow, objects};
@@ -22,17 +22,21 @@ pub async fn page(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let groups = admin.read(|conn, _| queries::group_rejections(conn)).await?;
-    let groups: Vec<RejectionGroup> = objects(&groups).map_err(Problem::internal)?;
-    let page = lists::rejections(admin, params.clone()).await?.into_inner();
+    let load = async {
+        let groups = admin.read(|conn, _| queries::group_rejections(conn)).await?;
+        let groups: Vec<RejectionGroup> = objects(&groups).map_err(Problem::internal)?;
+        Ok((groups, lists::rejections(admin.clone(), params.clone()).await?.into_inner()))
+    };
+    let loaded = admin.share(&client, &load_key(&request), load).await?;
+    let (groups, page) = &*loaded;
     let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
     let content = html! {
         @if params.has_filter() {
             p { "Only rejections that match. " a href="/rejections" { "Show all" } }
         } @else if is_first {
-            (render_groups(&groups))
+            (render_groups(groups))
         }
-        (render_rows(&page, &params))
+        (render_rows(page, &params))
     };
     Ok(Page {
         client: &client,

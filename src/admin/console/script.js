@@ -29,7 +29,7 @@
 
   if (!main || !main.dataset.live || !window.EventSource) return;
   const shown = () => document.getElementById("live");
-  let isStale = false, isLoading = false, isOpen = false;
+  let isStale = false, isLoading = false, isOpen = false, change = "0";
 
   // A person who selects text, fills in a form or has opened details should not lose it.
   const isBusy = () =>
@@ -41,7 +41,7 @@
     isLoading = true;
     isStale = false;
     try {
-      const response = await fetch(location.href, { headers: { accept: "text/html" } });
+      const response = await fetch(location.href, { headers: { accept: "text/html", "x-change": change } });
       if (!response.ok || response.redirected) return;
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
       const next = page.getElementById("main");
@@ -78,7 +78,7 @@
   const stream = new EventSource("/live");
   stream.onopen = () => { isOpen = true; shown().hidden = false; };
   stream.onerror = () => { isOpen = false; shown().hidden = true; };
-  stream.onmessage = () => { isStale = true; refresh(); };
+  stream.onmessage = (message) => { change = message.data; isStale = true; refresh(); };
   setInterval(refresh, 1000);
   // Ages and rates change without a new outcome.
   setInterval(() => { isStale = true; }, 10000);
