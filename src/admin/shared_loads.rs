@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    #[actix_web::rt::test]
+    #[tokio::test]
     async fn pages_share_a_read_and_never_get_an_older_one() {
         let (loads, reads) = (SharedLoads::default(), Cell::new(0));
         let load = |since, now| {
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(*loads.load("other", Some(1), 1, async { Ok(9) }).await.unwrap(), 9);
     }
 
-    #[actix_web::rt::test]
+    #[tokio::test]
     async fn the_number_of_kept_results_is_bounded() {
         let loads = SharedLoads::default();
         for number in 0..1000 {
