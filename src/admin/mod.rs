@@ -12,6 +12,7 @@ use std::time::Duration;
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
+use actix_web::rt::net::TcpStream;
 use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -50,6 +51,10 @@ const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// The most connections, with those of the streams.
 pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
+
+/// How long a client may leave what was sent to it unread. Then its connection is closed, so that clients which never
+/// read do not use up the connections.
+const UNREAD_TIMEOUT_MS: u32 = 20_000;
 
 /// The largest body of a request.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -241,6 +246,12 @@ fn spawn_server(
         .worker_max_blocking_threads(MAX_READS)
         .max_connections(MAX_CONNECTIONS)
         .client_request_timeout(request_timeout)
+        .on_connect(|connection, _| {
+            if let Some(tcp) = connection.downcast_ref::<TcpStream>() {
+                // If the peer has reset the connection, it ends anyway.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(tcp, UNREAD_TIMEOUT_MS);
+            }
+        })
         .shutdown_timeout(1)
         .disable_signals();
         let server = sockets.into_iter().try_fold(server, |server, socket| match socket {

@@ -23,6 +23,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("redact", ""),
     ("log", "clock escape redact"),
     ("notify", ""),
+    ("time_input", "clock"),
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json media_type multipart process urlencoded"),
@@ -33,6 +34,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
     ("store", "clock config domain escape scheduler"),
+    ("row_json", "store"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     ("handler", "clock config domain json process urlencoded"),
@@ -43,15 +45,16 @@ const IMPORTS: &[(&str, &str)] = &[
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
     ("web", "clock config domain expression json media_type planner redact store verify"),
+    ("admin", "clock config domain replay row_json store time_input web worker"),
     (
         "app",
-        "clock config domain expander expression handler log maintenance notify planner process \
+        "admin clock config domain expander expression handler log maintenance notify planner process \
          recovery redact scheduler store web worker",
     ),
     (
         "cli",
-        "app clock config domain escape expression handler json log planner process redact replay \
-         store verify web worker",
+        "app clock config domain escape expression handler json log planner process redact replay row_json \
+         store time_input verify web worker",
     ),
     (
         "internals",

@@ -37,7 +37,13 @@ fn an_empty_file_has_the_documented_defaults() {
             request_timeout: secs(10),
             keep_alive: secs(150),
         },
-        admin: AdminConfig { listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())] },
+        admin: AdminConfig {
+            listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())],
+            open_metrics: false,
+            tokens: vec![],
+            read_tokens: vec![],
+            hosts: vec![],
+        },
         store: StoreConfig {
             path: path.join("hooktrail.db"),
             durability: Durability::Full,

@@ -203,7 +203,7 @@ fn search_statements(conn: &Connection) -> Vec<String> {
             (blocks::EVENTS, selector.block_filter(false), selector.event_filter()),
             (blocks::ATTEMPTS_WITH_JOBS, None, selector.job_filter()),
         ] {
-            let search = BlockSearch::new(conn, table, blocks, rows).unwrap();
+            let search = BlockSearch::new(conn, table, blocks, rows, i64::MAX).unwrap();
             all.extend(search.row_statements());
             all.extend(search.blocks_sql.contains("_blocks").then_some(search.blocks_sql));
         }
