@@ -46,7 +46,11 @@ use tokens::{Role, Tokens};
 /// Requests that read the database at once. More would take processor time from intake.
 const MAX_READS: usize = 2;
 
-/// How long a request waits for its turn to read.
+/// Requests that write at once. They may have to wait for the lock of the database, and must not keep others from
+/// reading meanwhile.
+const MAX_WRITES: usize = 1;
+
+/// How long a request waits for its turn to read or write.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// The most connections, with those of the streams.
@@ -68,6 +72,7 @@ pub struct Admin {
     links: SignInLinks,
     readers: ReadPool,
     reads: Semaphore,
+    writes: Semaphore,
     clock: MonotonicClock,
     database: PathBuf,
     operations: Arc<Operations>,
@@ -125,7 +130,7 @@ impl Admin {
         .await
     }
 
-    /// Runs what may block on another thread.
+    /// Runs what reads the database on another thread.
     ///
     /// # Errors
     /// That of `run`, or too many requests wait.
@@ -133,16 +138,35 @@ impl Admin {
         self: &Arc<Self>,
         run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let permit = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await;
+        self.run_within(&self.reads, run).await
+    }
+
+    /// Runs what writes to the database on another thread.
+    ///
+    /// # Errors
+    /// That of `run`, or another request writes.
+    async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.run_within(&self.writes, run).await
+    }
+
+    async fn run_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: &Semaphore,
+        run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = tokio::time::timeout(READ_WAIT, limit.acquire()).await;
         let Ok(Ok(_permit)) = permit else {
-            return Err(Problem::unavailable("too many requests read the database: try again"));
+            return Err(Problem::unavailable("too many requests use the database: try again"));
         };
         let admin = Arc::clone(self);
         match web::block(move || run(&admin)).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => {
-                log::warn!("the database can't be read for the console: {error:#}");
-                Err(Problem::unavailable(format!("the database can't be read now: {error:#}")))
+                log::warn!("the database can't be used for the console: {error:#}");
+                Err(Problem::unavailable(format!("the database can't be used now: {error:#}")))
             }
             Err(_) => Err(Problem::unavailable("the server is stopping")),
         }
@@ -213,6 +237,7 @@ pub fn start(
         links: SignInLinks::default(),
         readers,
         reads: Semaphore::new(MAX_READS),
+        writes: Semaphore::new(MAX_WRITES),
         clock,
         database,
         operations,
@@ -243,7 +268,7 @@ fn spawn_server(
                 .wrap(from_fn(health_first))
         })
         .workers(1)
-        .worker_max_blocking_threads(MAX_READS)
+        .worker_max_blocking_threads(MAX_READS + MAX_WRITES)
         .max_connections(MAX_CONNECTIONS)
         .client_request_timeout(request_timeout)
         .on_connect(|connection, _| {

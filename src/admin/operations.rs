@@ -148,8 +148,7 @@ impl Operation {
 
     fn set_state(&self, state: OperationState) {
         let mut status = self.status.lock();
-        status.state = state;
-        status.progress = BulkProgress::default();
+        *status = OperationStatus { state, progress: BulkProgress::default(), ..status.clone() };
     }
 
     fn report(&self, progress: BulkProgress) -> ControlFlow<()> {

@@ -82,6 +82,21 @@ fn every_call_and_parameter_is_described_and_has_its_errors() {
     }
 }
 
+#[test]
+fn the_guide_lists_every_call() {
+    let guide = fs::read_to_string(repository().join("docs/api.md")).unwrap();
+    let document = read_document();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let path = ["{event}", "{job}", "{operation}"]
+                .iter()
+                .fold(path.replace("{handler}", "NAME"), |path, id| path.replace(id, "ID"));
+            let row = format!("| `{} {path}` |", method.to_uppercase());
+            assert!(guide.contains(&row), "docs/api.md has no row {row}");
+        }
+    }
+}
+
 /// Schemathesis makes requests of the document, and checks the responses against it.
 #[test]
 #[ignore = "needs Schemathesis: tests/run installs it"]

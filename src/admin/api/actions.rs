@@ -149,6 +149,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for ObjectBody<T> {
 macro_rules! selection_body {
     ($(#[$attribute:meta])* $name:ident { $($(#[$field_attribute:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$attribute])*
+        /// All selectors that are given must match.
         #[derive(Debug, Default, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
@@ -211,7 +212,7 @@ macro_rules! selection_body {
 }
 
 selection_body! {
-    /// Which jobs to retry. All selectors that are given must match.
+    /// Which jobs to retry.
     RetryRequest {
         /// The numbers of jobs.
         #[serde(default, deserialize_with = "numbers")]
@@ -229,7 +230,7 @@ selection_body! {
 }
 
 selection_body! {
-    /// Which jobs to cancel, and why. All selectors that are given must match.
+    /// Which jobs to cancel, and why.
     CancelRequest {
         /// The numbers of jobs.
         #[serde(default, deserialize_with = "numbers")]
@@ -251,7 +252,7 @@ selection_body! {
 }
 
 selection_body! {
-    /// Which events to replay. All selectors that are given must match.
+    /// Which events to replay.
     ReplayRequest {
         /// The numbers of events.
         #[serde(default, deserialize_with = "numbers")]
@@ -568,7 +569,7 @@ pub async fn set_paused(
     };
     let name = handler.clone();
     let changed = admin
-        .run(move |admin| {
+        .write(move |admin| {
             let store = store::open_for_cli(&admin.database, Access::Write)?;
             let Some(id) = registry::find_handler(&store.conn, &name)? else { return Ok(None) };
             audit::set_paused(&store, id, paused, &entry).map(Some)

@@ -118,7 +118,7 @@ pub struct ListParams {
     pub follow: Option<String>,
 }
 
-/// The name of a state.
+/// How far a job is, as the views name it.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "it only describes a parameter")]
@@ -174,7 +174,7 @@ pub fn parse_state(text: &str) -> Result<PublicState, Problem> {
     })
 }
 
-/// Parses a time.
+/// Parses a time, and names the parameter in the error.
 pub fn parse_time_param(name: &str, text: &str) -> Result<i64, Problem> {
     parse_time(text)
         .map_err(|expected| Problem::bad_request(format!("{name}: is {text:?}: {expected}")))

@@ -64,7 +64,7 @@ pub struct EventRow {
     pub settled_at: Option<String>,
 }
 
-/// A job.
+/// One run of a handler for an event.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct JobRow {
     pub job: i64,
@@ -160,7 +160,7 @@ pub struct AuditRow {
     pub reason: Option<String>,
 }
 
-/// A handler.
+/// A handler with its queue.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct HandlerRow {
     pub handler: String,
@@ -183,7 +183,7 @@ pub struct HandlerRow {
     pub configured: bool,
 }
 
-/// A source.
+/// A source with its counts of the last hour.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct SourceRow {
     pub source: String,
