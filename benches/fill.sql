@@ -30,7 +30,7 @@ SELECT n, randomblob(16), CASE n % 100003 WHEN 0 THEN rare ELSE usual END, start
 FROM numbers CROSS JOIN period CROSS JOIN ids;
 
 INSERT INTO jobs (id, event, handler, source, state, created_at, age_start, attempt, due_at, wait_ms,
-  ended_at, reason)
+  ended_at, reason, failure)
 WITH ids (usual, rare) AS (SELECT h.id, r.id FROM handlers h LEFT JOIN handlers r ON r.name = 'rare'
     WHERE h.name = 'idle'),
   rows AS (SELECT id, source, received_at, usual, rare, CASE
@@ -42,8 +42,19 @@ WITH ids (usual, rare) AS (SELECT h.id, r.id FROM handlers h LEFT JOIN handlers 
 SELECT id, id, CASE WHEN rare > 0 AND id % 100003 = 1 THEN rare ELSE usual END, source, state, received_at,
   0, state > 0, CASE state WHEN 1 THEN received_at + 172800000 END, CASE state WHEN 1 THEN 172800000 END,
   CASE WHEN state > 2 THEN received_at + 30 END, CASE state WHEN 4 THEN 'exit 1: no such contact'
-    WHEN 5 THEN 'cancelled' END
+    WHEN 5 THEN 'cancelled' END, CASE WHEN state IN (1, 4) THEN CASE WHEN rare > 0 AND id % 100003 = 1 THEN rare
+    ELSE usual END END
 FROM rows;
+
+-- The group of a handler's failures has the number of the handler.
+INSERT INTO failure_groups (id, handler, reason, failing, dead, first_at, last_at, last_job)
+SELECT failure, handler, 'exit 1: no such contact', sum(state = 1), sum(state = 4), min(created_at),
+  max(created_at), max(id)
+FROM jobs WHERE failure IS NOT NULL GROUP BY failure;
+
+UPDATE handlers SET
+  queued = (SELECT count(*) FROM jobs j WHERE j.handler = handlers.id AND j.state IN (-1, 0, 1)),
+  dead = (SELECT count(*) FROM jobs j WHERE j.handler = handlers.id AND j.state = 4);
 
 INSERT INTO attempts (id, job, attempt, outcome, detail, ended_at, duration_ms)
 SELECT row_number() OVER (ORDER BY id), id, 1, CASE state WHEN 3 THEN 'succeeded' ELSE 'failed' END,

@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::admin::{self, AdminInputs, AdminServer};
+use crate::clock::MonotonicClock;
 use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets};
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
@@ -24,6 +25,7 @@ use crate::handler::LookupLimit;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::retention::{self, RetentionInputs};
+use crate::metrics::Metrics;
 use crate::process::{self, GRACE, Supervisor};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
@@ -44,6 +46,7 @@ mod exit_error;
 mod files;
 mod handlers;
 mod maintenance;
+mod metrics;
 mod start;
 mod start_check;
 
@@ -190,6 +193,8 @@ struct Server {
     alert_subscribers: AlertSubscription,
     planners: Planners,
     expander: JoinHandle<()>,
+    readers: ReadPool,
+    clock: MonotonicClock,
     writer: WriterHandle,
     intake: IntakeServer,
     /// `None`: `admin.listen` is empty.
@@ -247,6 +252,10 @@ impl Server {
         let paths = Arc::clone(&task_builder.paths);
         let expressions = task_builder.expressions.clone();
         let (admin_database, admin_task_builder) = (database.clone(), task_builder.clone());
+        let admin_files = Arc::clone(&store.files);
+
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), clock::wall_ms()));
+        metrics::configure(&metrics, &config, registry, (&readers, clock));
 
         let (report_blocked_wal, blocked_wal) = bounded(1);
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
@@ -277,6 +286,7 @@ impl Server {
             checkpoint_signal,
             health,
             deferrals,
+            metrics: Arc::clone(&metrics),
             on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
             on_broken: Box::new(on_broken),
         };
@@ -301,10 +311,20 @@ impl Server {
             task_builder,
             writer: writer.clone(),
             running: Arc::clone(&running),
+            metrics: Arc::clone(&metrics),
         };
         let mut threads = vec![checkpoint_thread, writer_thread];
         threads.extend(worker::start(workers, &worker_context)?);
 
+        let scrape_inputs = metrics::ScrapeInputs {
+            readers: readers.clone(),
+            expressions: expressions.clone(),
+            writer: writer.clone(),
+            database: maintenance_inputs.database.clone(),
+            worker_threads: workers,
+            min_free_disk_bytes: config.store.min_free_bytes,
+        };
+        let exporter = metrics::exporter(&metrics, scrape_inputs);
         let tokens = admin::load_tokens(&config, secrets);
         let redactor = redact_tokens(&redactor, &tokens)?;
         let secrets = (secrets, &redactor);
@@ -314,7 +334,7 @@ impl Server {
             registry,
             secrets,
             counters,
-            expressions,
+            (expressions, exporter),
             intake_deferrals,
         ));
         let alert_subscribers =
@@ -336,10 +356,16 @@ impl Server {
             readers: admin_readers,
             clock,
             database: admin_database,
+            files: admin_files,
             task_builder: admin_task_builder,
+            running: Arc::clone(&running),
         };
-        let inputs =
-            RetentionInputs { config: Arc::clone(&config), readers, clock, writer: writer.clone() };
+        let inputs = RetentionInputs {
+            config: Arc::clone(&config),
+            readers: readers.clone(),
+            clock,
+            writer: writer.clone(),
+        };
         let retention = StoppableThread { stop, thread: retention::start(inputs, stopped)? };
         let addresses = ListenAddresses::of(&sockets);
         let intake = web::listen(sockets.intake, connections_max, &shared_intake)?;
@@ -360,6 +386,8 @@ impl Server {
             alert_subscribers,
             planners,
             expander,
+            readers,
+            clock,
             writer,
             intake,
             admin,
@@ -420,6 +448,8 @@ impl Server {
         let (reply, counted) = bounded(1);
         self.writer.send(Operation::Recount(reply));
         counted.recv().context("the database cannot be read now")?;
+        let metrics = &self.intake_state.exporter.metrics;
+        metrics::configure(metrics, &config, &registry, (&self.readers, self.clock));
         self.intake_state.configure(&config, &registry, (&secrets, &redactor), counters);
         self.source_counters.retain(&limited);
         self.paths.store(Arc::new(source_paths(&config)));
@@ -476,7 +506,7 @@ impl Server {
         self.writer.close_workers();
         self.intake_state.deferrals.close();
         let _ = self.expander.join();
-        drop((self.writer, self.intake_state));
+        drop((self.writer, self.intake_state, self.readers));
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }

@@ -67,6 +67,19 @@ impl LocalTime {
         Some(Self(Timestamp::from_millisecond(ms).ok()?.to_zoned(zone)))
     }
 
+    /// Parses a time as the views have it: `2026-11-23T10:00:00.123Z`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 24 || !text.ends_with('Z') {
+            return None;
+        }
+        Self::new(text.parse::<Timestamp>().ok()?.as_millisecond())
+    }
+
+    /// Unix milliseconds.
+    pub fn unix_ms(&self) -> i64 {
+        self.0.timestamp().as_millisecond()
+    }
+
     /// The zone's abbreviation, or its offset if it has none: `CET`, `+03`.
     pub fn zone(&self) -> String {
         self.0.strftime("%Z").to_string()

@@ -19,7 +19,8 @@ use crate::config;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
-use crate::process::{CancelToken, ShortageBackoff};
+use crate::metrics::Metrics;
+use crate::process::{CancelToken, LiveOutput, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::backlog_task::BacklogTask;
 use crate::store::handle::WriterHandle;
@@ -111,6 +112,14 @@ impl RunningJobs {
         }
     }
 
+    /// Returns the number of the attempt that a job runs now, and what its processes have written so far. The jobs of a
+    /// batch share one process.
+    pub fn output(&self, job: JobId) -> Option<(u32, Arc<LiveOutput>)> {
+        let runs = self.runs.lock();
+        let run = runs.jobs.get(&job)?;
+        Some((run.attempt, Arc::clone(run.stop.output())))
+    }
+
     /// Returns whether this job was told to stop.
     fn is_stopped(&self, job: JobId) -> bool {
         self.runs.lock().jobs.get(&job).is_some_and(|run| run.stop.is_cancelled())
@@ -150,6 +159,7 @@ pub struct WorkerContext {
     pub task_builder: TaskBuilder,
     pub writer: WriterHandle,
     pub running: Arc<RunningJobs>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How often a worker that waits for the replacement of a job checks whether that job was stopped.
@@ -254,8 +264,9 @@ fn run_jobs(
             }
             JobCompletion::Ended(result) => {
                 let reason = context.running.remove(job.claim.job);
-                let result = with_stop_reason(result, reason);
-                Operation::Finish(Box::new(decide_outcome(job, handler, result, started.elapsed())))
+                let (result, duration) = (with_stop_reason(result, reason), started.elapsed());
+                context.metrics.count_attempt(job.handler, result.outcome, duration);
+                Operation::Finish(Box::new(decide_outcome(job, handler, result, duration)))
             }
         };
         if claimed.len() == 1 {
@@ -327,7 +338,7 @@ fn attempt(
 ) -> Result<(), AttemptResult> {
     // A token that was never set can be used again: no running attempt refers to it any more.
     let unset = reusable_token.take().filter(|stop| !stop.is_cancelled());
-    let stop = unset.map_or_else(create_cancel_token, Ok)?;
+    let stop = unset.map(CancelToken::reuse).map_or_else(create_cancel_token, Ok)?;
     *reusable_token = Some(stop.clone());
     context.running.begin(claimed, &stop);
     let (mut tasks, mut indexes) = (Vec::with_capacity(claimed.len()), Vec::new());

@@ -32,6 +32,8 @@ const MAX_BATCH: i64 = 500;
 pub struct Batch {
     pub after: i64,
     pub last: i64,
+    /// The highest number of an event, 0 if there is none.
+    pub newest_event: i64,
     pub rows: Rows,
 }
 
@@ -100,20 +102,22 @@ impl OutcomeFeed {
         let mut version = queries::data_version(&conn)?;
         let mut last = search::newest_id(&conn, TailView::Outcomes)?;
         // Streams that began before this read learn up to where they have to read themselves.
-        let mut is_open = self.send(Batch { after: last, last, rows: Rows::default() });
+        let newest_event = queries::find_newest_event(&conn)?.unwrap_or(0);
+        let mut is_open =
+            self.send(Batch { after: last, last, newest_event, rows: Rows::default() });
         while is_open {
+            std::thread::sleep(INTERVAL);
             let now = queries::data_version(&conn)?;
             if std::mem::replace(&mut version, now) == now {
-                std::thread::sleep(INTERVAL);
                 is_open = self.has_streams();
                 continue;
             }
             loop {
                 let rows = search::read_after(&conn, last, MAX_BATCH)?;
-                let Some(row) = rows.rows.last() else { break };
-                let newest = integer(&rows, row, "id");
+                let newest = rows.rows.last().map_or(last, |row| integer(&rows, row, "id"));
                 let is_full = i64::try_from(rows.rows.len())? >= MAX_BATCH;
-                is_open = self.send(Batch { after: last, last: newest, rows });
+                let newest_event = queries::find_newest_event(&conn)?.unwrap_or(0);
+                is_open = self.send(Batch { after: last, last: newest, newest_event, rows });
                 last = newest;
                 if !is_full || !is_open {
                     break;

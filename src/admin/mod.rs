@@ -5,28 +5,33 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServerHandle, ServiceRequest, ServiceResponse};
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::ACCEPT;
 use actix_web::middleware::{Next, from_fn};
-use actix_web::rt::net::TcpStream;
-use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, web};
-use anyhow::Context;
+use actix_web::{App, Error, HttpRequest, HttpResponse, ResponseError, web};
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
+use crate::metrics::endpoint;
+use crate::store::open_files::OpenFiles;
 use crate::store::{self, Connection, ReadPool};
-use crate::web::{BoundSocket, IntakeState, health};
+use crate::web::server::{AppService, ListenerSettings, RunningServer, spawn_server};
+use crate::web::{BoundSocket, IntakeState, health, tracking};
+use crate::worker::RunningJobs;
 use crate::worker::task_builder::TaskBuilder;
 
 mod access;
 mod api;
 mod attempt_limit;
+mod console;
 mod cursor;
 mod feed;
 mod operations;
@@ -35,6 +40,7 @@ mod sign_in_link;
 mod stream;
 pub mod token_file;
 mod tokens;
+mod write_access;
 
 use attempt_limit::AttemptLimit;
 use feed::OutcomeFeed;
@@ -42,6 +48,7 @@ use operations::Operations;
 use problem::Problem;
 use sign_in_link::SignInLinks;
 use tokens::{Role, Tokens};
+use write_access::WriteAccess;
 
 /// Requests that read the database at once. More would take processor time from intake.
 const MAX_READS: usize = 2;
@@ -53,12 +60,15 @@ const MAX_WRITES: usize = 1;
 /// How long a request waits for its turn to read or write.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
+/// The most streams of the output of running jobs.
+const MAX_OUTPUT_STREAMS: usize = 32;
+
 /// The most connections, with those of the streams.
 pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
 
 /// How long a client may leave what was sent to it unread. Then its connection is closed, so that clients which never
 /// read do not use up the connections.
-const UNREAD_TIMEOUT_MS: u32 = 20_000;
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The largest body of a request.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -74,9 +84,12 @@ pub struct Admin {
     reads: Semaphore,
     writes: Semaphore,
     clock: MonotonicClock,
-    database: PathBuf,
+    write_access: WriteAccess,
     operations: Arc<Operations>,
     feed: Arc<OutcomeFeed>,
+    running: Arc<RunningJobs>,
+    /// The streams of outputs that may be opened.
+    output_streams: Arc<Semaphore>,
     /// The addresses of the listeners. They are names of this server in `Host`.
     addresses: Vec<IpAddr>,
 }
@@ -88,13 +101,15 @@ pub struct AdminInputs {
     pub readers: ReadPool,
     pub clock: MonotonicClock,
     pub database: PathBuf,
+    pub files: Arc<OpenFiles>,
     pub task_builder: TaskBuilder,
+    pub running: Arc<RunningJobs>,
 }
 
 /// The admin listener, while it runs.
 pub struct AdminServer {
     admin: Arc<Admin>,
-    handle: ServerHandle,
+    server: RunningServer,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -221,9 +236,11 @@ pub fn start(
     tokens: &AdminTokens,
     inputs: AdminInputs,
 ) -> anyhow::Result<AdminServer> {
-    let AdminInputs { config, intake, readers, clock, database, task_builder } = inputs;
+    let AdminInputs { config, intake, readers, clock, database, files, task_builder, running } =
+        inputs;
+    let write_access = WriteAccess { database, files };
     let (operations, operations_thread) = operations::start(operations::OperationRunner {
-        database: database.clone(),
+        write_access: write_access.clone(),
         config: Arc::clone(&config),
         task_builder,
     })?;
@@ -239,65 +256,77 @@ pub fn start(
         reads: Semaphore::new(MAX_READS),
         writes: Semaphore::new(MAX_WRITES),
         clock,
-        database,
+        write_access,
         operations,
         feed,
+        running,
+        output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
         addresses,
     });
-    let (handle, thread) = spawn_server(&admin, sockets)?;
-    Ok(AdminServer { admin, handle, threads: vec![thread, feed_thread, operations_thread] })
+    let settings = ListenerSettings {
+        name: "admin",
+        threads: 1,
+        max_connections: MAX_CONNECTIONS,
+        open_count: Arc::clone(&admin.intake.exporter.metrics.admin_connections),
+        unread_timeout: Some(UNREAD_TIMEOUT),
+    };
+    let (limits, app_admin) = (Arc::clone(&admin), Arc::clone(&admin));
+    let server = spawn_server(
+        settings,
+        sockets,
+        move || limits.intake.time_limits(),
+        move || build_app(&app_admin),
+    )?;
+    Ok(AdminServer { admin, server, threads: vec![feed_thread, operations_thread] })
 }
 
-fn spawn_server(
-    admin: &Arc<Admin>,
-    sockets: Vec<BoundSocket>,
-) -> anyhow::Result<(ServerHandle, JoinHandle<()>)> {
-    let (started, start) = mpsc::sync_channel(1);
-    let request_timeout = admin.config.load().server.request_timeout;
-    let shared = web::Data::from(Arc::clone(admin));
-    let run = move || {
-        let server = HttpServer::new(move || {
-            App::new()
-                .app_data(shared.clone())
-                .app_data(api::json_config())
-                .app_data(api::query_config())
-                .app_data(api::path_config())
-                .wrap(from_fn(access::check))
-                .configure(api::routes)
-                .default_service(web::to(not_found))
-                .wrap(from_fn(health_first))
-        })
-        .workers(1)
-        .worker_max_blocking_threads(MAX_READS + MAX_WRITES)
-        .max_connections(MAX_CONNECTIONS)
-        .client_request_timeout(request_timeout)
-        .on_connect(|connection, _| {
-            if let Some(tcp) = connection.downcast_ref::<TcpStream>() {
-                // If the peer has reset the connection, it ends anyway.
-                let _ = rustix::net::sockopt::set_tcp_user_timeout(tcp, UNREAD_TIMEOUT_MS);
+/// The app of the listener, for one thread and one socket.
+fn build_app(admin: &Arc<Admin>) -> App<impl AppService<BoxBody> + use<>> {
+    App::new()
+        .app_data(web::Data::from(Arc::clone(admin)))
+        .app_data(api::json_config())
+        .app_data(api::query_config())
+        .app_data(api::path_config())
+        .app_data(console::form_config())
+        .configure(api::routes)
+        .configure(console::routes)
+        .route(endpoint::PATH, web::get().to(metrics))
+        .default_service(web::to(not_found))
+        .wrap(from_fn(access::check))
+        .wrap(from_fn(console::problems_as_pages))
+        .wrap(from_fn(health_first))
+        .wrap(console::security_headers())
+        .wrap(from_fn(track))
+}
+
+/// The metrics, in the format that the client accepts.
+async fn metrics(admin: web::Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let accept = accept.map(str::to_owned);
+    let (content_type, text) =
+        admin.run(move |admin| Ok(admin.intake.exporter.respond(accept.as_deref()))).await?;
+    Ok(HttpResponse::Ok().content_type(content_type).body(text))
+}
+
+/// Receives the body of a request before anything looks at it.
+async fn track<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let admin = request.app_data::<web::Data<Admin>>();
+    let limits = admin.map(|admin| admin.intake.time_limits());
+    let reject = |status: StatusCode| {
+        let detail = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes")
             }
-        })
-        .shutdown_timeout(1)
-        .disable_signals();
-        let server = sockets.into_iter().try_fold(server, |server, socket| match socket {
-            BoundSocket::Tcp(tcp) => server.listen(tcp),
-            BoundSocket::Unix(unix) => server.listen_uds(unix),
-        });
-        let server = match server {
-            Ok(server) => server.run(),
-            Err(e) => return drop(started.send(Err(e))),
+            StatusCode::REQUEST_TIMEOUT => "the body took too long".to_owned(),
+            _ => "the body is incomplete".to_owned(),
         };
-        let ended = actix_web::rt::System::new().block_on(async {
-            let _ = started.send(Ok(server.handle()));
-            server.await
-        });
-        if let Err(e) = ended {
-            log::error!("admin: {e}");
-        }
+        Problem::new(status, detail).error_response()
     };
-    let thread = std::thread::Builder::new().name("admin".into()).spawn(run)?;
-    let handle = start.recv().context("the listener stopped while it was starting")??;
-    Ok((handle, thread))
+    let limits = limits.ok_or_else(|| Problem::unavailable("the listener is starting"))?;
+    tracking::track(request, next, MAX_BODY_BYTES, limits, reject).await
 }
 
 /// Responds to `/healthz` and `/readyz`, which need no token and no name in `Host`.
@@ -327,7 +356,7 @@ impl AdminServer {
     pub fn stop(self) {
         self.admin.operations.stop_all();
         self.admin.feed.close();
-        drop(self.handle.stop(false));
+        self.server.stop();
         drop(self.admin);
         for thread in self.threads {
             let _ = thread.join();

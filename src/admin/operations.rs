@@ -6,26 +6,25 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::write_access::WriteAccess;
 use crate::clock;
 use crate::config::Config;
 use crate::domain::id_set::{IdRanges, IdSet};
 use crate::replay::{self, ReplayRequest};
+use crate::store::Store;
 use crate::store::audit::{self, AuditEntry, JobCommand};
 use crate::store::queries::Selector;
 use crate::store::selection::{self, BulkProgress};
-use crate::store::{self, Access, Store};
 use crate::worker::task_builder::TaskBuilder;
 
 /// Operations that wait for the one that runs.
@@ -146,9 +145,10 @@ impl Operation {
         }
     }
 
-    fn set_state(&self, state: OperationState) {
+    fn set_state(&self, next: OperationState) {
         let mut status = self.status.lock();
-        *status = OperationStatus { state, progress: BulkProgress::default(), ..status.clone() };
+        *status =
+            OperationStatus { state: next, progress: BulkProgress::default(), ..status.clone() };
     }
 
     fn report(&self, progress: BulkProgress) -> ControlFlow<()> {
@@ -191,7 +191,7 @@ pub struct QueueFull;
 
 /// What the thread needs to run operations.
 pub struct OperationRunner {
-    pub database: PathBuf,
+    pub write_access: WriteAccess,
     pub config: Arc<ArcSwap<Config>>,
     pub task_builder: TaskBuilder,
 }
@@ -282,8 +282,7 @@ impl OperationRunner {
             return Ok(RunEnd::Stopped);
         }
         let OperationRequest { action, selector, ids, is_dry_run, who, via } = &operation.request;
-        let store = store::open_for_cli(&self.database, Access::Write)
-            .with_context(|| self.database.display().to_string())?;
+        let store = self.write_access.open()?;
         operation.set_state(OperationState::Selecting);
         let single = ids
             .iter()

@@ -20,16 +20,6 @@ pub enum Role {
     Act,
 }
 
-impl Role {
-    /// The name in the API and in the audit log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Act => "act",
-        }
-    }
-}
-
 /// A token, without its text.
 #[derive(Debug)]
 struct Token {

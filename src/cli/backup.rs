@@ -14,6 +14,7 @@ use super::output;
 use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store, open_store_to_write};
 use crate::config::{LoadedConfig, parse_duration};
+use crate::numbers;
 use crate::store::Store;
 use crate::store::backup::{self, Backup};
 use crate::store::backup_schedule::{BackupSchedule, ScheduleChange};
@@ -155,7 +156,7 @@ fn print_backup(done: &Backup, removed: &[PathBuf], as_json: bool) -> Result<(),
             "last_event": done.last_event, "removed": removed});
         writeln!(out, "{}", output::json_line(&line))?;
     } else {
-        let size = output::format_megabytes(done.bytes);
+        let size = numbers::format_megabytes(done.bytes);
         writeln!(
             out,
             "{file}: {size}, up to event {}, read back without an error",

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use clap::Args;
 
 use super::id_list::parse_id;
-use super::output::format_count;
 use super::selector_checks::check_event;
 use super::{ExitError, open_store, output, read_secrets, usage_error, user_error};
 use crate::config::{Handler, LoadedConfig};
@@ -20,6 +19,7 @@ use crate::expression::{
     EvaluatorPool, EventContext, Expression, HandlerDecision, HandlerMatch, RawJobKeys,
 };
 use crate::handler::{HandlerRuntime, LookupLimit};
+use crate::numbers::format_count;
 use crate::planner::JobPlanner;
 use crate::process::{CancelToken, GRACE, Supervisor};
 use crate::store::jobs::ClaimedJob;

@@ -12,6 +12,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use super::{Cli, ExitError, markdown, output, usage_error};
 use crate::config;
+use crate::numbers;
 
 /// The widest line of a topic. clap's limit for `--help` is the same.
 pub const MAX_WIDTH: usize = 100;
@@ -131,7 +132,7 @@ pub fn man(folder: Option<&Path>) -> Result<(), ExitError> {
         fs::write(&path, page).with_context(|| format!("{}: can't be written", path.display()))?;
         count += 1;
     }
-    let text = format!("wrote {} into {}", output::format_count(count, "page"), folder.display());
+    let text = format!("wrote {} into {}", numbers::format_count(count, "page"), folder.display());
     Ok(writeln!(output::stdout(), "{text}")?)
 }
 

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
+};
 use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -105,13 +108,7 @@ fn describe_error(endpoint: &str, error: &io::Error) -> String {
 /// # Errors
 /// The address is unknown, or there was no response.
 pub fn readiness(address: &str) -> Result<Option<String>, String> {
-    let listen = match address.strip_prefix("unix:") {
-        Some(path) => Listen::Unix(PathBuf::from(path)),
-        None => {
-            let socket = address.strip_prefix("http://").and_then(|text| text.parse().ok());
-            Listen::Tcp(socket.ok_or_else(|| format!("{address}: not an address"))?)
-        }
-    };
+    let listen = parse_address(address)?;
     let (_, host) = local_endpoint(&listen)?;
     let request = build_request(Request::get("/readyz"), &host, Vec::new())?;
     let response = exchange(&listen, &host, READINESS_TIMEOUT, request)
@@ -122,6 +119,116 @@ pub fn readiness(address: &str) -> Result<Option<String>, String> {
     let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
     let reason = body["error"].as_str().map(str::to_owned);
     Ok(Some(reason.unwrap_or_else(|| format!("status {}", response.status))))
+}
+
+/// Parses the address of a running listener: `http://IP:PORT` or `unix:PATH`.
+///
+/// # Errors
+/// It is none.
+pub fn parse_address(address: &str) -> Result<Listen, String> {
+    match address.strip_prefix("unix:") {
+        Some(path) => Ok(Listen::Unix(PathBuf::from(path))),
+        None => {
+            let socket = address.strip_prefix("http://").and_then(|text| text.parse().ok());
+            Ok(Listen::Tcp(socket.ok_or_else(|| format!("{address}: not an address"))?))
+        }
+    }
+}
+
+/// Sends a request without a body to the admin listener. `token`: its token, unless it is a unix socket.
+///
+/// # Errors
+/// There was no response.
+pub fn call_admin(
+    listen: &Listen,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+) -> Result<ServerResponse, String> {
+    let (base, host) = local_endpoint(listen)?;
+    let request = admin_request(method, path, token, &host)?;
+    exchange(listen, &host, TIMEOUT, request).map_err(|e| describe_error(&base, &e))
+}
+
+/// Reads server-sent events of the admin listener until the stream ends, or `on_event` breaks. It gets the name and the
+/// data of each.
+///
+/// # Errors
+/// There was no response, or the stream broke off.
+pub fn follow_admin(
+    listen: &Listen,
+    path: &str,
+    token: Option<&str>,
+    on_event: &mut dyn FnMut(&str, &str) -> ControlFlow<()>,
+) -> Result<Followed, String> {
+    let (base, host) = local_endpoint(listen)?;
+    let request = admin_request("GET", path, token, &host)?;
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let follow = async {
+        match listen {
+            Listen::Tcp(_) => {
+                follow_over(TcpStream::connect(&host).await?, request, on_event).await
+            }
+            Listen::Unix(path) => follow_over(connect_unix(path).await?, request, on_event).await,
+        }
+    };
+    let followed = runtime.and_then(|runtime| runtime.block_on(follow));
+    followed.map_err(|e| describe_error(&base, &e))
+}
+
+/// How a stream ended.
+pub enum Followed {
+    Ended,
+    /// The server responded with something else.
+    Other(ServerResponse),
+}
+
+fn admin_request(
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    host: &str,
+) -> Result<Request<Full<Bytes>>, String> {
+    let mut request = Request::builder().method(method).uri(path);
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    build_request(request, host, Vec::new())
+}
+
+async fn follow_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+    on_event: &mut dyn FnMut(&str, &str) -> ControlFlow<()>,
+) -> io::Result<Followed> {
+    let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io_error)?;
+    tokio::spawn(driver);
+    let (head, mut body) = sender.send_request(request).await.map_err(io_error)?.into_parts();
+    if head.status != 200 {
+        let mut response =
+            ServerResponse { status: head.status.as_u16(), content_type: None, body: Vec::new() };
+        while let Some(Ok(frame)) = body.frame().await
+            && response.body.len() < MAX_RESPONSE_BYTES
+        {
+            response.body.extend(frame.into_data().unwrap_or_default());
+        }
+        return Ok(Followed::Other(response));
+    }
+    let mut buffer = Vec::new();
+    while let Some(frame) = body.frame().await {
+        buffer.extend(frame.map_err(io_error)?.into_data().unwrap_or_default());
+        while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = buffer.drain(..end + 2).collect();
+            let event = String::from_utf8_lossy(&event);
+            let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
+            if let Some(data) = field("data: ")
+                && on_event(field("event: ").unwrap_or("message"), data).is_break()
+            {
+                return Ok(Followed::Ended);
+            }
+        }
+    }
+    Ok(Followed::Ended)
 }
 
 /// Completes a request with its body and the headers that each request has.

@@ -1,20 +1,23 @@
 //! `tail`, `list`, `stats`: they read the database and print tables, or JSON with `--json`.
 
 use std::collections::HashMap;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{self, group_digits};
+use super::id_list::parse_id;
+use super::output;
 use super::selector_args::{SelectorArgs, parse_state};
 use super::selector_checks::{check_handler_and_source, check_selectors, reject_if_any};
-use super::status::orphaned_queue_warnings;
 use super::table::{self, TableWriter};
+use super::tail_job::tail_job;
 use super::{ExitError, usage_error};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::domain::job::PublicState;
+use crate::numbers::group_digits;
+use crate::problems::orphaned_queue_warnings;
 use crate::store::queries::{self, Rows, Selector};
 use crate::store::search::{self, SearchEnd, SearchResult, TailView, Total};
 use crate::store::{self, Store, Value, stats};
@@ -28,7 +31,11 @@ const DEFAULT_LIMIT: i64 = 50;
 /// Arguments of `tail`.
 #[derive(Debug, Args)]
 pub struct TailArgs {
-    /// Print new rows as they are written
+    /// Print what this job has written, instead of outcomes
+    #[arg(value_name = "JOB", value_parser = parse_id, allow_negative_numbers = true,
+          conflicts_with_all = ["rejected", "lines", "handler", "source", "state", "json"])]
+    job: Option<i64>,
+    /// Print new rows as they are written. With JOB: what its attempts write, until it has ended
     #[arg(long, short)]
     follow: bool,
     /// Print rejected requests instead of outcomes
@@ -104,7 +111,10 @@ fn report_empty(rows: &str, has_filter: bool) -> Result<(), ExitError> {
 }
 
 /// Prints the last outcomes or rejections, and with `-f` new ones until a signal ends the command.
-pub fn tail(store: &Store, args: &TailArgs) -> Result<(), ExitError> {
+pub fn tail(loaded: &LoadedConfig, store: &Store, args: &TailArgs) -> Result<(), ExitError> {
+    if let Some(job) = args.job {
+        return tail_job(loaded, store, job, args.follow);
+    }
     let options = [
         ("--handler", args.handler.is_some()),
         ("--source", args.source.is_some()),
@@ -280,8 +290,54 @@ fn round_down(number: i64) -> i64 {
     number / unit * unit
 }
 
+/// Arguments of `stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Print them again each second, until a signal ends the command
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often `stats --watch` reads the numbers.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Moves the cursor of a terminal to its first line, and clears what follows
+/// (<https://www.xfree86.org/current/ctlseqs.html>).
+const CLEAR_TERMINAL: &str = "\x1b[H\x1b[J";
+
 /// Prints queue depths, rates and ages of each handler and source.
-pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), ExitError> {
+pub fn stats(store: &Store, loaded: &LoadedConfig, args: &StatsArgs) -> Result<(), ExitError> {
+    if !args.watch {
+        return print_stats(&mut output::stdout(), store, loaded, args.json);
+    }
+    let is_terminal = output::raw_stdout().is_terminal();
+    loop {
+        // The whole page is written at once, so that it does not flicker.
+        let mut page = Vec::new();
+        writeln!(page, "{}\n", clock::format_local(clock::wall_ms()))?;
+        print_stats(&mut page, store, loaded, false)?;
+        if is_terminal {
+            write!(output::raw_stdout(), "{CLEAR_TERMINAL}")?;
+        }
+        let mut out = output::stdout();
+        out.write_all(&page)?;
+        if !is_terminal {
+            writeln!(out)?;
+        }
+        out.flush()?;
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn print_stats(
+    out: &mut impl Write,
+    store: &Store,
+    loaded: &LoadedConfig,
+    json: bool,
+) -> Result<(), ExitError> {
     let mut handlers = stats::load_handler_stats(&store.conn, store.clock)?;
     let sources = stats::load_source_stats(&store.conn, store.clock)?;
     // Jobs of a removed handler stay queued, and this output should show that.
@@ -291,7 +347,7 @@ pub fn stats(store: &Store, loaded: &LoadedConfig, json: bool) -> Result<(), Exi
             if loaded.config.handlers.iter().any(|handler| handler.name == *name));
         row.push(Value::Integer(i64::from(is_configured)));
     }
-    let mut out = BufWriter::new(output::stdout());
+    let mut out = BufWriter::new(out);
     table::print_rows(&mut out, &handlers, json)?;
     if !json {
         writeln!(out)?;

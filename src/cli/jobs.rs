@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::audit::audit_entry;
 use super::id_list::{IdList, parse_id_list};
-use super::output::{format_count, group_digits};
 use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
 use super::selector_checks::{
@@ -21,6 +20,7 @@ use crate::config::LoadedConfig;
 use crate::domain::id_set::IdSet;
 use crate::domain::job::JobState;
 use crate::domain::{EventId, missing_body};
+use crate::numbers::{format_count, group_digits};
 use crate::store::audit::{self, JobCommand};
 use crate::store::jobs::queue;
 use crate::store::selection::{self, BulkProgress};

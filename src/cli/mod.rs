@@ -15,6 +15,7 @@ use crate::expression::evaluator_main;
 use crate::store::{self, Access, Store};
 use crate::{app, log, process};
 
+mod admin_client;
 mod audit;
 mod backup;
 mod completions;
@@ -26,6 +27,7 @@ mod id_list;
 mod inspect;
 mod jobs;
 mod markdown;
+mod open;
 mod output;
 mod progress;
 mod prune;
@@ -37,6 +39,7 @@ mod setup;
 mod show;
 mod status;
 mod table;
+mod tail_job;
 mod verify;
 
 /// A webhook receiver: commits each event to a SQLite file before it responds, then runs handlers and
@@ -103,6 +106,8 @@ enum Command {
     #[command(after_help = help::examples(&[
         "# Print the last outcomes, then new ones as they come",
         "hooktrail tail -f",
+        "# Print what job 12 writes, until it has ended",
+        "hooktrail tail -f 12",
         "# Print why the last 5 requests were rejected",
         "hooktrail tail --rejected -n 5",
     ]))]
@@ -171,12 +176,20 @@ enum Command {
     #[command(after_help = help::examples(&[
         "# Print how much is queued, running and dead",
         "hooktrail stats",
+        "# The same, again each second",
+        "hooktrail stats --watch",
     ]))]
-    Stats {
-        /// Print one JSON object per line
-        #[arg(long)]
-        json: bool,
-    },
+    Stats(inspect::StatsArgs),
+    /// Print a link that signs in to the console of the running server, once
+    ///
+    /// On a desktop it also opens the link in a browser. Exit codes: 0, 1 failed, 3 no server runs.
+    #[command(after_help = help::examples(&[
+        "# Open the console on this machine",
+        "hooktrail open",
+        "# Only print the link, for example to open it through a port that ssh forwards",
+        "hooktrail open --print",
+    ]))]
+    Open(open::OpenArgs),
     /// Remove old events and bodies now, as `retention` does in the background
     ///
     /// Without a time, it applies the rules of `retention` in config.toml. An event that is not settled stays, and so
@@ -341,10 +354,11 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Run(args) => dry_run::run(&loaded, &args),
         Command::Eval(args) => dry_run::eval(&args, Some(&loaded)),
         Command::Send(args) => send::send(&loaded, &args),
-        Command::Tail(args) => inspect::tail(&open_store(&loaded)?, &args),
+        Command::Tail(args) => inspect::tail(&loaded, &open_store(&loaded)?, &args),
         Command::List(args) => inspect::list(&open_store(&loaded)?, &args),
         Command::Show(args) => show::show(&open_store(&loaded)?, &args),
-        Command::Stats { json } => inspect::stats(&open_store(&loaded)?, &loaded, json),
+        Command::Stats(args) => inspect::stats(&open_store(&loaded)?, &loaded, &args),
+        Command::Open(args) => open::open(&loaded, &args),
         Command::Retry(args) => jobs::retry(&loaded, &args),
         Command::Replay(args) => replay::replay(&loaded, &args),
         Command::Cancel(args) => jobs::cancel(&loaded, &args),

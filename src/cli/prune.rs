@@ -8,11 +8,12 @@ use serde_json::json;
 
 use super::audit::audit_entry;
 use super::jobs::confirm;
-use super::output::{self, format_count, group_digits};
+use super::output;
 use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store_to_write, usage_error, user_error};
 use crate::clock;
 use crate::config::{LoadedConfig, Retention};
+use crate::numbers::{format_count, group_digits};
 use crate::store::prune::Prune;
 use crate::store::retention::{self, RemovedPart, RetentionRule, Scanner};
 use crate::store::{Store, queries};

@@ -10,7 +10,6 @@ use serde_json::json;
 use super::audit::audit_entry;
 use super::id_list::{IdList, parse_id_list};
 use super::jobs::{confirm, describe_selection};
-use super::output::{format_count, group_digits};
 use super::progress::{Interruption, ProgressLine};
 use super::selector_args::SelectorArgs;
 use super::selector_checks::{check_event, check_ranges, check_source_and_event, reject_if_any};
@@ -20,6 +19,7 @@ use super::{
 use crate::config::LoadedConfig;
 use crate::domain::job_plan::JobSpec;
 use crate::domain::{HandlerId, missing_body};
+use crate::numbers::{format_count, group_digits};
 use crate::replay::{self, ReplayRequest, ReplaySelection};
 use crate::store::Store;
 use crate::store::replay::{self as replay_store, PlannedReplay};

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::output::format_count;
-use super::{ExitError, dry_run, open_store, output, status, user_error};
+use super::{ExitError, dry_run, open_store, output, user_error};
 use crate::app;
 use crate::config::{self, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig};
+use crate::numbers::format_count;
+use crate::problems;
 use crate::store::{rescue, stats};
 
 /// Checks the configuration. Prints warnings, the URL of each source, and with `event` the matching handlers.
@@ -25,7 +26,7 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     let secret_warnings = config::secret_warnings(loaded, &secrets);
     let others = secret_warnings.iter().chain(&file_warnings).chain(&start.warnings);
     warnings.extend(others.map(ToString::to_string));
-    warnings.extend(status::low_space_problem(&config.store));
+    warnings.extend(problems::low_space_problem(&config.store));
     if !errors.is_empty() {
         print_warnings(&mut out, &warnings)?;
         errors.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
@@ -36,7 +37,7 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
         let queued =
             open_store(loaded).and_then(|store| Ok(stats::queued_by_handler(&store.conn)?));
         match queued {
-            Ok(queued) => warnings.extend(status::orphaned_queue_warnings(&queued, config)),
+            Ok(queued) => warnings.extend(problems::orphaned_queue_warnings(&queued, config)),
             Err(failure) => warnings.push(failure.text),
         }
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::id_list::{IdList, parse_id, parse_id_list};
-use super::output::{self, escape_line, format_count, group_digits};
+use super::output::{self, escape_line};
 use super::selector_args::parse_state;
 use super::selector_checks::{check_event, check_ranges, reject_if_any};
 use super::{ExitError, table, usage_error, user_error};
@@ -16,6 +16,7 @@ use crate::clock;
 use crate::domain::failure_reason::failure_pattern;
 use crate::domain::job::PublicState;
 use crate::domain::{Event, EventId, JobId};
+use crate::numbers::{format_count, group_digits};
 use crate::row_json::row_object;
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
 use crate::store::queries::{self, Rows, Selector};

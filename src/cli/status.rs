@@ -1,6 +1,5 @@
 //! `status`: prints whether a server runs, its configuration, and its problems.
 
-use std::collections::HashMap;
 use std::io::Write;
 
 use anyhow::Context;
@@ -10,13 +9,11 @@ use serde_json::{Value as Json, json};
 use super::output::{self, escape_line};
 use super::{ExitError, http_client, open_store};
 use crate::clock;
-use crate::config::{Config, LoadedConfig, StoreConfig, duration_text};
-use crate::store::backup_schedule::BackupSchedule;
-use crate::store::checkpoint::WAL_BYTES_WARNED;
-use crate::store::erasure;
+use crate::config::LoadedConfig;
 use crate::store::retention::{self, RetentionRest};
 use crate::store::stats::{self, DatabaseSummary};
-use crate::store::{self, LockHolder, RunState, ServerInfo, Store};
+use crate::store::{self, LockHolder, RunState, ServerInfo};
+use crate::{numbers, problems};
 
 /// Exit code if something is wrong.
 const WRONG: u8 = 1;
@@ -78,12 +75,6 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
         match open_store(loaded) {
             Ok(store) => {
                 let found = stats::load_summary(&store.conn, store.clock)?;
-                for (handler, until_ms) in &found.open_breakers {
-                    let until = clock::format_local(*until_ms);
-                    problems.push(format!(
-                        "handler {handler}: the circuit breaker is open until {until}"
-                    ));
-                }
                 let found_rest = retention::load_rest(&store.conn, store.clock.now_ms())?;
                 let rules = retention::load_rules(&store.conn, |source| {
                     loaded.config.retention_of(source)
@@ -92,66 +83,21 @@ fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
                     let until_ms = store.clock.to_wall_ms(rest.until_ms);
                     (rest, until_ms)
                 });
-                if erasure::has_unfinished_erasure(&store.conn)? {
-                    problems.push(
-                        "an `erase` did not end: what it erased may be left in the files: run it again"
-                            .to_owned(),
-                    );
-                }
-                problems.extend(overdue_backup_problem(&store)?);
-                problems.extend(orphaned_queue_warnings(&found.queued_by_handler, &loaded.config));
+                problems.extend(problems::find_in_database(
+                    &store.conn,
+                    store.clock,
+                    &loaded.config,
+                    &found,
+                )?);
                 summary = Some(found);
             }
             Err(error) => problems.push(error.text),
         }
     }
     let wal_bytes = store::wal_bytes(database);
-    if wal_bytes >= WAL_BYTES_WARNED {
-        problems.push(format!(
-            "the write-ahead log has {}: a program keeps the database open in one long read",
-            output::format_megabytes(wal_bytes)
-        ));
-    }
-    let free_bytes = find_free_bytes(&loaded.config.store);
-    problems.extend(low_space_problem(&loaded.config.store));
+    let free_bytes = problems::free_bytes(&loaded.config.store);
+    problems.extend(problems::find_on_disk(&loaded.config.store));
     Ok(Status { server, is_ready, summary, wal_bytes, free_bytes, rest, problems })
-}
-
-fn find_free_bytes(config: &StoreConfig) -> Option<u64> {
-    store::free_bytes(config.path.parent().unwrap_or(&config.path)).ok()
-}
-
-/// Returns the problem if the disk has less free space than `store.min_free_space`.
-pub fn low_space_problem(config: &StoreConfig) -> Option<String> {
-    let free = find_free_bytes(config).filter(|free| *free < config.min_free_bytes)?;
-    Some(format!(
-        "{} free on the disk, less than store.min_free_space ({}): senders get 503",
-        output::format_megabytes(free),
-        output::format_megabytes(config.min_free_bytes)
-    ))
-}
-
-/// Returns the problem if the newest backup is older than it should be.
-fn overdue_backup_problem(store: &Store) -> Result<Option<String>, ExitError> {
-    let schedule = BackupSchedule::load(&store.conn)?;
-    let overdue = schedule.filter(|schedule| schedule.is_overdue(store.clock.now_ms()));
-    Ok(overdue.map(|schedule| schedule.describe(store.clock, clock::format_local, duration_text)))
-}
-
-/// Returns a warning for each handler that has queued jobs and is not in config.toml.
-pub fn orphaned_queue_warnings(queued: &HashMap<String, i64>, config: &Config) -> Vec<String> {
-    let is_removed = |name: &str| config.handlers.iter().all(|handler| handler.name != name);
-    let warning = |(name, jobs): (&String, &i64)| {
-        let noun = if *jobs == 1 { "job" } else { "jobs" };
-        format!(
-            "handler {name} has {jobs} queued {noun} and is not in config.toml: add it again, or run \
-             `hooktrail cancel --handler {name}`"
-        )
-    };
-    let mut lines: Vec<String> =
-        queued.iter().filter(|entry| is_removed(entry.0)).map(warning).collect();
-    lines.sort();
-    lines
 }
 
 /// Checks a running server. Returns whether it accepts events now.
@@ -256,15 +202,15 @@ fn print(out: &mut impl Write, loaded: &LoadedConfig, status: &Status) -> std::i
     }
     let database = &loaded.config.store.path;
     let size = store::database_bytes(database);
-    let size = size.map_or_else(|| "no database yet".to_owned(), output::format_megabytes);
+    let size = size.map_or_else(|| "no database yet".to_owned(), numbers::format_megabytes);
     writeln!(
         out,
         "database    {}, {size}, log {}",
         database.display(),
-        output::format_megabytes(status.wal_bytes)
+        numbers::format_megabytes(status.wal_bytes)
     )?;
     if let Some(free) = status.free_bytes {
-        writeln!(out, "disk        {} free", output::format_megabytes(free))?;
+        writeln!(out, "disk        {} free", numbers::format_megabytes(free))?;
     }
     if let Some(summary) = &status.summary {
         let oldest = summary.oldest_queued_at_ms.map(clock::format_local);

@@ -4,7 +4,6 @@
 
 use std::io::Write;
 
-use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::output;
@@ -336,23 +335,15 @@ fn split_header(column: &mut Column, rows: &Rows, now: Option<&LocalTime>) {
 
 fn times(rows: &Rows, index: usize) -> impl Iterator<Item = LocalTime> {
     rows.rows.iter().filter_map(move |row| match &row[index] {
-        Value::Text(text) => parse_time(text),
+        Value::Text(text) => LocalTime::parse(text),
         _ => None,
     })
-}
-
-/// Parses a time as the views have it: `2026-11-23T10:00:00.123Z`.
-fn parse_time(text: &str) -> Option<LocalTime> {
-    if text.len() != 24 || !text.ends_with('Z') {
-        return None;
-    }
-    LocalTime::new(text.parse::<Timestamp>().ok()?.as_millisecond())
 }
 
 /// Formats the value of a column without cutting it. A time gets its zone.
 pub fn format_field(name: &str, value: &Value) -> String {
     match value {
-        Value::Text(text) if is_time(name) => parse_time(text)
+        Value::Text(text) if is_time(name) => LocalTime::parse(text)
             .map_or_else(|| output::escape_line(text), |at| format!("{} {}", at.long(), at.zone())),
         Value::Text(text) => output::escape_line(&with_local_time(text, false, None)),
         value => output::format_cell(value),
@@ -373,7 +364,7 @@ fn shortest_format(rows: &Rows, index: usize, now: Option<&LocalTime>) -> TimeFo
 fn cell(value: &Value, kind: Kind, now: Option<&LocalTime>) -> String {
     match (value, kind) {
         (Value::Null, _) => "-".to_owned(),
-        (Value::Text(text), Kind::Time(format)) => match (parse_time(text), format) {
+        (Value::Text(text), Kind::Time(format)) => match (LocalTime::parse(text), format) {
             (Some(at), TimeFormat::Long) => at.long(),
             (Some(at), TimeFormat::Short) => at.short(),
             (Some(at), TimeFormat::Time) => at.time(),
@@ -390,7 +381,7 @@ fn cell(value: &Value, kind: Kind, now: Option<&LocalTime>) -> String {
 fn with_local_time(reason: &str, is_short: bool, now: Option<&LocalTime>) -> String {
     let replaced = reason.strip_prefix(OPEN_BREAKER).and_then(|rest| {
         let (time, after) = rest.split_at_checked("2026-11-23T10:00:00.000Z".len())?;
-        let until = parse_time(time)?;
+        let until = LocalTime::parse(time)?;
         let text = match now.filter(|_| is_short) {
             Some(now) if until.is_same_day(now) => until.time(),
             Some(now) if until.is_same_year(now) => until.short(),

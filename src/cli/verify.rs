@@ -12,6 +12,7 @@ use super::progress::{Interruption, ProgressLine};
 use super::{ExitError, open_store};
 use crate::clock;
 use crate::config::LoadedConfig;
+use crate::numbers;
 use crate::process;
 use crate::store::seal::{self, HeadSummary, SealHead};
 use crate::store::verify::{self, CHECKS, Problem};
@@ -97,7 +98,7 @@ fn print(path: &str, problems: &[Problem], as_json: bool) -> Result<(), ExitErro
         } else {
             let more = count - rows.len();
             let more = if more > 0 {
-                format!(" and {} more", output::group_digits(more as u64))
+                format!(" and {} more", numbers::group_digits(more as u64))
             } else {
                 String::new()
             };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use super::output::{MAX_ITEMS, MAX_OUTPUT_BYTES};
+use super::process_counters::RunningGuard;
 use super::{EvaluationResult, Items};
 use crate::process::{ConnectionLost, SandboxedProcess};
 
@@ -60,11 +61,19 @@ pub(super) struct EvaluatorConnection {
     buffer: Box<[u8]>,
     /// The part of `buffer` that is not yet read.
     unread: Range<usize>,
+    _running: RunningGuard,
 }
 
 impl EvaluatorConnection {
-    pub fn new(process: SandboxedProcess) -> Self {
-        Self { process, responses_received: 0, buffer: vec![0; BUFFER_BYTES].into(), unread: 0..0 }
+    /// Connects to a process, which `running` counts.
+    pub fn new(process: SandboxedProcess, running: RunningGuard) -> Self {
+        Self {
+            process,
+            responses_received: 0,
+            buffer: vec![0; BUFFER_BYTES].into(),
+            unread: 0..0,
+            _running: running,
+        }
     }
 
     /// The request that the process is evaluating, as an index into the unanswered ones, and its

@@ -131,7 +131,11 @@ impl EvaluatorThread {
                     return false;
                 }
             };
-            match self.evaluate(&mut connection, &mut requests) {
+            let fate = self.evaluate(&mut connection, &mut requests);
+            if fate != ProcessFate::Reusable {
+                self.queue.counters(self.priority).count_killed();
+            }
+            match fate {
                 ProcessFate::Reusable => *idle = Some(connection),
                 ProcessFate::Discarded => drop(connection),
                 ProcessFate::Exited => {
@@ -153,7 +157,7 @@ impl EvaluatorThread {
         program.args.extend(numbers.map(|number| number.to_string()));
         let process = SandboxedProcess::start(&program)?;
         self.queue.set_start_error(None);
-        Ok(EvaluatorConnection::new(process))
+        Ok(EvaluatorConnection::new(process, self.queue.counters(self.priority).start()))
     }
 
     /// Time that a process may still spend on the request.
@@ -208,7 +212,10 @@ impl EvaluatorThread {
             let mut policy = WaitPolicy { deadline, tick: &mut tick };
             let handler_count = request.pending.handler_count();
             match connection.receive(handler_count, &self.folder, &mut policy) {
-                Ok(result) => request.pending.add_result(result),
+                Ok(result) => {
+                    self.queue.counters(self.priority).count_evaluation();
+                    request.pending.add_result(result);
+                }
                 Err(ConnectionError::Exited) => {
                     requests.push_front(request);
                     return ProcessFate::Exited;

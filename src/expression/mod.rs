@@ -21,6 +21,7 @@ mod multipart;
 mod output;
 mod pending;
 mod pool;
+mod process_counters;
 mod protocol;
 mod queue;
 mod request;
@@ -32,7 +33,7 @@ pub use event_context::EventContext;
 pub use field_numbers::{FieldName, number_form_fields};
 pub use items::Items;
 pub use pool::EvaluatorPool;
-pub use queue::{Busy, DEDUPE_TIMEOUT, Priority};
+pub use queue::{Busy, DEDUPE_TIMEOUT, EvaluatorCounts, Priority};
 pub use request::{
     EvaluationResult, ExpressionSet, HandlerDecision, HandlerExpressions, HandlerMatch, KeySet,
     RawJobKeys,

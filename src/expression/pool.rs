@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 
 use super::evaluator_thread::EvaluatorThread;
 use super::pending::PendingRequest;
-use super::queue::{Busy, EvaluationQueue, Priority, QueuedRequest, ResultCallback};
+use super::queue::{
+    Busy, EvaluationQueue, EvaluatorCounts, Priority, QueuedRequest, ResultCallback,
+};
 use super::{
     EvaluationResult, EventContext, Expression, ExpressionSet, NO_OUTPUT, evaluator_main, protocol,
 };
@@ -132,6 +134,11 @@ impl EvaluatorPool {
         let outputs =
             self.0.outputs(Priority::Intake, fairness_key, expression, event, MAX_OUTPUTS);
         outputs.unwrap_or_else(|Busy| Err(self.busy_reason()))
+    }
+
+    /// Returns what the evaluator processes for each priority do, for metrics.
+    pub fn counts(&self) -> impl IntoIterator<Item = EvaluatorCounts> + use<> {
+        self.0.queue.evaluator_counts()
     }
 
     /// Why requests are busy, as far as it is known.

@@ -3,12 +3,14 @@
 //! wait.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::EvaluationResult;
 use super::pending::PendingRequest;
+use super::process_counters::ProcessCounters;
 
 /// Limits of all requests of one priority. No process can read more bytes than these in time.
 const MAX_REQUESTS: usize = 4096;
@@ -45,6 +47,15 @@ pub enum Priority {
 impl Priority {
     const ALL: [Self; 4] = [Self::Intake, Self::Handlers, Self::Transform, Self::Deferred];
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Intake => "intake",
+            Self::Handlers => "handlers",
+            Self::Transform => "transform",
+            Self::Deferred => "deferred",
+        }
+    }
+
     /// How long a request may wait for a process.
     pub fn max_wait(self) -> Duration {
         match self {
@@ -58,6 +69,22 @@ impl Priority {
 /// No process was free in time, or too many requests wait. The response is 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
+
+/// The evaluator processes for requests of one priority, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvaluatorCounts {
+    pub priority: Priority,
+    /// Processes that run.
+    pub evaluators: usize,
+    /// Processes that work on requests.
+    pub busy: usize,
+    /// Requests that wait for a process.
+    pub waiting: usize,
+    /// Requests that a process has answered since the start.
+    pub evaluations: u64,
+    /// Processes that ended, or were killed, while they had requests, since the start.
+    pub killed: u64,
+}
 
 /// Called once with the result of a request.
 pub type ResultCallback = Box<dyn FnOnce(Result<EvaluationResult, Busy>) + Send>;
@@ -101,6 +128,7 @@ pub(super) enum QueueEvent {
 pub(super) struct EvaluationQueue {
     waiting: [Mutex<WaitingRequests>; Priority::ALL.len()],
     condvars: [Condvar; Priority::ALL.len()],
+    counters: [Arc<ProcessCounters>; Priority::ALL.len()],
     /// Maximum number of processes for each priority.
     pub max_processes: usize,
     /// Why the last process could not be started; `None` once one has started.
@@ -125,8 +153,28 @@ struct WaitingRequests {
 
 impl EvaluationQueue {
     pub fn new(max_processes: usize) -> Self {
-        let (waiting, condvars, start_error) = Default::default();
-        Self { waiting, condvars, max_processes, start_error }
+        let (waiting, condvars, counters, start_error) = Default::default();
+        Self { waiting, condvars, counters, max_processes, start_error }
+    }
+
+    /// Returns the counters of the processes for one priority.
+    pub fn counters(&self, priority: Priority) -> &Arc<ProcessCounters> {
+        &self.counters[priority as usize]
+    }
+
+    /// Returns what the processes for each priority do.
+    pub fn evaluator_counts(&self) -> [EvaluatorCounts; Priority::ALL.len()] {
+        Priority::ALL.map(|priority| {
+            let (counters, waiting) = (self.counters(priority), self.lock(priority));
+            EvaluatorCounts {
+                priority,
+                evaluators: counters.running(),
+                busy: waiting.processes_by_key.values().sum(),
+                waiting: waiting.count,
+                evaluations: counters.evaluations(),
+                killed: counters.killed(),
+            }
+        })
     }
 
     pub fn start_error(&self) -> Option<String> {

@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Pid, Signal, WaitStatus, getpgid, kill_process_group, pidfd_send_signal};
 
+use super::live_output::{LiveOutput, OutputStream};
 use super::orphans::RunGuard;
 use super::pipes::{LineSplitter, TailBuffer, read_some};
 use super::{CancelToken, CommandSpec, ExitReason, StartError, spawn};
@@ -180,7 +181,7 @@ impl ChildProcess {
             if ready.stdin {
                 has_more_input = self.write_input(input, closes_input);
             }
-            match self.read_output(ready, on_output) {
+            match self.read_output(ready, Some(stop.output()), on_output) {
                 Directive::Finish => return EndReason::Finished,
                 Directive::RestartTimeout => *deadline = Deadline::new(deadline.timeout),
                 Directive::Continue => {}
@@ -262,11 +263,20 @@ impl ChildProcess {
     fn read_output(
         &mut self,
         ready: ReadyFds,
+        live: Option<&LiveOutput>,
         on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> Directive {
         let mut directive = Directive::Continue;
+        let show = |stream: OutputStream, bytes: &[u8]| {
+            if let Some(live) = live {
+                live.add(stream, bytes);
+            }
+        };
         if ready.stderr {
-            read_some(&mut self.stderr, &mut |bytes| self.stderr_tail.add(bytes));
+            read_some(&mut self.stderr, &mut |bytes| {
+                show(OutputStream::Stderr, bytes);
+                self.stderr_tail.add(bytes);
+            });
         }
         if ready.control {
             let mut on_line =
@@ -275,6 +285,7 @@ impl ChildProcess {
         }
         if ready.stdout {
             read_some(&mut self.stdout, &mut |bytes| {
+                show(OutputStream::Stdout, bytes);
                 directive = directive.max(on_output(OutputEvent::Stdout(bytes)))
             });
         }
@@ -285,7 +296,7 @@ impl ChildProcess {
     /// stdin and stdout open.
     pub fn poll_idle(&mut self, on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
         let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
-        self.read_output(ready, on_output);
+        self.read_output(ready, None, on_output);
         !ready.has_exited && !ready.is_stdin_broken && self.stdin.is_some() && self.stdout.is_some()
     }
 
@@ -308,7 +319,7 @@ impl ChildProcess {
                     continue;
                 }
                 let Some(ready) = self.wait(false, None, remaining) else { continue };
-                self.read_output(ready, on_output);
+                self.read_output(ready, None, on_output);
                 if ready.has_exited {
                     break;
                 }
@@ -352,6 +363,7 @@ impl ChildProcess {
         // now and does not wait for the end of the stream.
         self.read_output(
             ReadyFds { stdout: true, stderr: true, control: true, ..ReadyFds::default() },
+            None,
             on_output,
         );
         self.control_lines.finish(&mut |line| {

@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 use child::{ChildProcess, OutputEvent};
 use pipes::TailBuffer;
 
+mod browser;
 mod child;
 mod file_limit;
 mod line_process;
+mod live_output;
 mod oom;
 mod orphans;
 mod pipes;
@@ -32,9 +34,11 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
+pub use browser::open_in_browser;
 pub use child::{Deadline, Directive, EndReason, InputSource, StopSignal};
 pub use file_limit::raise_file_limit;
 pub use line_process::{ExitReport, LineProcess, ProtocolEvent, StderrCapture};
+pub use live_output::{LiveOutput, OutputStream};
 pub use pool::ProcessPool;
 pub use sandbox::{
     ConnectionLost, ExitStatus, Sandbox, SandboxExit, SandboxedProcess, apply_limits,
@@ -65,12 +69,13 @@ const COMMAND_NICE: i32 = 10;
 /// The time between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// Cancels a run from another thread. As a file descriptor, it becomes readable when it is
+/// Cancels a run from another thread, and shows its output there. As a file descriptor, it becomes readable when it is
 /// cancelled: child processes are waited for with `poll`, and calls of URLs with `cancelled`.
 #[derive(Clone, Debug)]
 pub struct CancelToken {
     token: CancellationToken,
     event_fd: Arc<OwnedFd>,
+    output: Arc<LiveOutput>,
 }
 
 impl CancelToken {
@@ -78,7 +83,8 @@ impl CancelToken {
     /// No file descriptor is available.
     pub fn new() -> std::io::Result<Self> {
         let event_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { token: CancellationToken::new(), event_fd: Arc::new(event_fd) })
+        let (token, output) = (CancellationToken::new(), Arc::default());
+        Ok(Self { token, event_fd: Arc::new(event_fd), output })
     }
 
     /// Cancels the runs that use this token, now and later.
@@ -90,6 +96,17 @@ impl CancelToken {
 
     pub fn is_cancelled(&self) -> bool {
         self.token.is_cancelled()
+    }
+
+    /// What the processes of the runs that use this token have written so far.
+    pub fn output(&self) -> &Arc<LiveOutput> {
+        &self.output
+    }
+
+    /// Prepares a token that was not cancelled for other runs.
+    pub fn reuse(mut self) -> Self {
+        self.output = Arc::default();
+        self
     }
 
     /// Waits until the token is cancelled, on any async runtime.

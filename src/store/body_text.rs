@@ -15,7 +15,7 @@ const MAX_SEARCHED_BYTES: usize = 16 << 20;
 /// SQLite rejects the registration.
 pub(super) fn register(conn: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    conn.create_scalar_function("body_contains", 2, flags, |context| contains(context))
+    conn.create_scalar_function("body_contains", 2, flags, contains)
 }
 
 fn contains(context: &Context<'_>) -> rusqlite::Result<bool> {

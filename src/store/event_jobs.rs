@@ -1,6 +1,7 @@
 //! The jobs of one event, for `show`. An event may have 100,000 jobs with 128 KiB of output for each attempt,
 //! so these queries count jobs or read a bounded part.
 
+use const_format::formatcp;
 use rusqlite::Connection;
 
 use super::jobs::transition::{IS_QUEUED, IS_RUNNING, IS_SUCCEEDED, STATE_NAME, is_public};
@@ -143,11 +144,25 @@ pub fn load_attempts(
     after: i64,
     limit: i64,
 ) -> rusqlite::Result<Rows> {
-    let sql = format!(
-        "SELECT a.job, a.attempt, a.outcome, strftime({ISO}, a.ended_at / 1000.0, 'unixepoch') AS at,
-           a.detail, a.duration_ms, strftime({ISO}, a.next_at / 1000.0, 'unixepoch') AS next_at,
-           a.stdout, a.stderr
-         FROM attempts a WHERE a.job = ?1 AND a.attempt > ?2 ORDER BY a.attempt LIMIT ?3"
+    let sql = formatcp!(
+        "{SELECT_ATTEMPTS} WHERE a.job = ?1 AND a.attempt > ?2 ORDER BY a.attempt LIMIT ?3"
     );
-    query(conn, &sql, &[job.0.into(), after.into(), limit.into()])
+    query(conn, sql, &[job.0.into(), after.into(), limit.into()])
 }
+
+/// Returns the last attempt of a job that has ended, with its outputs.
+///
+/// # Errors
+/// The read failed.
+pub fn load_last_attempt(conn: &Connection, job: JobId) -> rusqlite::Result<Rows> {
+    let sql = formatcp!("{SELECT_ATTEMPTS} WHERE a.job = ?1 ORDER BY a.attempt DESC LIMIT 1");
+    query(conn, sql, &[job.0.into()])
+}
+
+/// Attempts with their outputs.
+const SELECT_ATTEMPTS: &str = formatcp!(
+    "SELECT a.job, a.attempt, a.outcome, strftime({ISO}, a.ended_at / 1000.0, 'unixepoch') AS at,
+       a.detail, a.duration_ms, strftime({ISO}, a.next_at / 1000.0, 'unixepoch') AS next_at,
+       a.stdout, a.stderr
+     FROM attempts a"
+);

@@ -107,6 +107,8 @@ pub enum InsertReply {
     QueueFull,
     /// Not stored: no duplicate, and the caller records only duplicates.
     NotDuplicate,
+    /// Not sent to the writer, which has too many requests: the response is 503.
+    NoRoom,
     /// Not stored: the response is 503.
     Unavailable,
 }

@@ -73,6 +73,16 @@ impl MinuteCounts {
         counts.duration_ms += duration_ms;
     }
 
+    /// Returns for each source the number of events and of duplicates, and when the last event was received.
+    pub fn sources(&self) -> impl Iterator<Item = (SourceId, u64, u64, Option<i64>)> {
+        let of_sources = self.0.iter().filter(|((_, handler), _)| *handler == NO_HANDLER);
+        let number = |count: i64| u64::try_from(count).unwrap_or(0);
+        of_sources.map(move |((source, _), counts)| {
+            let Counts { events, duplicates, last_event_at_ms, .. } = *counts;
+            (*source, number(events), number(duplicates), last_event_at_ms)
+        })
+    }
+
     fn counts(&mut self, source: SourceId, handler: HandlerId) -> &mut Counts {
         let key = (source, handler);
         let index = self.0.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {

@@ -450,3 +450,22 @@ pub fn find_neighbours(
     let next = conn.value("SELECT min(id) FROM events WHERE id > ?1", [event])?;
     Ok((previous, next))
 }
+
+/// The newest rows of rejections that [`group_rejections`] reads.
+pub const GROUPED_REJECTIONS: i64 = 10_000;
+
+/// Groups the newest [`GROUPED_REJECTIONS`] rows of rejections by source and reason, the most frequent first.
+///
+/// # Errors
+/// The read failed.
+pub fn group_rejections(conn: &Connection) -> rusqlite::Result<Rows> {
+    let sql = formatcp!(
+        "SELECT source, status, reason, sum(count) AS count,
+           strftime({ISO}, min(at) / 1000.0, 'unixepoch') AS first_at,
+           strftime({ISO}, max(at) / 1000.0, 'unixepoch') AS last_at,
+           count(DISTINCT ip) AS addresses
+         FROM (SELECT * FROM rejected_requests ORDER BY id DESC LIMIT {GROUPED_REJECTIONS})
+         GROUP BY source, status, reason ORDER BY sum(count) DESC LIMIT 200"
+    );
+    query(conn, sql, &[])
+}

@@ -9,6 +9,7 @@ use super::minute_counts::{self, MINUTES_OF_LAST_HOUR};
 use super::queries::{ISO, Rows, query};
 use super::statements::Statements;
 use crate::clock::MonotonicClock;
+use crate::domain::{HandlerId, SourceId};
 
 /// Returns the handlers with their queue depth, the counts of the last hour, and whether they are
 /// paused or their circuit breaker is open.
@@ -16,7 +17,7 @@ use crate::clock::MonotonicClock;
 /// # Errors
 /// The read failed.
 pub fn load_handler_stats(conn: &Connection, clock: MonotonicClock) -> rusqlite::Result<Rows> {
-    // The view is read once: it counts all queued jobs.
+    // The view is read once for all handlers.
     query(
         conn,
         &format!(
@@ -126,4 +127,108 @@ pub fn load_summary(conn: &Connection, clock: MonotonicClock) -> rusqlite::Resul
     let sql = "SELECT name FROM handlers WHERE paused ORDER BY name";
     summary.paused = conn.list(sql, [], |row| row.get(0))?;
     Ok(summary)
+}
+
+/// The counts of a minute: those of a source, or those of the attempts of a handler for all sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MinuteStats {
+    /// The minute of the last hour, from 0.
+    pub index: usize,
+    /// The name of the source or of the handler.
+    pub name: String,
+    pub events: i64,
+    pub rejections: i64,
+    pub succeeded: i64,
+    pub unsuccessful: i64,
+    /// The sum of the attempts' durations.
+    pub duration_ms: i64,
+}
+
+/// Returns the counts of the minutes of the last hour in which something happened: those of the sources, and those of
+/// the handlers.
+///
+/// # Errors
+/// The read failed.
+pub fn load_minutes(
+    conn: &Connection,
+    clock: MonotonicClock,
+) -> rusqlite::Result<[Vec<MinuteStats>; 2]> {
+    let first = minute_counts::minute_of(clock.now_ms()) + 1 - MINUTES_OF_LAST_HOUR;
+    let read = |table: &str, column: &str, condition: &str| {
+        let sql = format!(
+            "SELECT c.minute - ?1, n.name, sum(c.events), sum(c.rejections), sum(c.succeeded),
+               sum(c.unsuccessful), sum(c.duration_ms)
+             FROM minute_counts c JOIN {table} n ON n.id = c.{column}
+             WHERE c.minute >= ?1 AND {condition} GROUP BY c.minute, n.name"
+        );
+        conn.list(&sql, [first], |row| {
+            let index: i64 = row.get(0)?;
+            Ok(MinuteStats {
+                index: usize::try_from(index).unwrap_or(0),
+                name: row.get(1)?,
+                events: row.get(2)?,
+                rejections: row.get(3)?,
+                succeeded: row.get(4)?,
+                unsuccessful: row.get(5)?,
+                duration_ms: row.get(6)?,
+            })
+        })
+    };
+    Ok([read("sources", "source", "c.handler = 0")?, read("handlers", "handler", "c.handler > 0")?])
+}
+
+/// The jobs of a handler, and whether they may start, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandlerLoad {
+    pub handler: HandlerId,
+    pub is_paused: bool,
+    pub is_breaker_open: bool,
+    pub queued: i64,
+    pub running: i64,
+    pub dead: i64,
+    /// When the oldest job that is queued or running was created (wall clock).
+    pub oldest_at_ms: Option<i64>,
+}
+
+/// Returns the jobs of all handlers that the database knows.
+///
+/// # Errors
+/// The read failed.
+pub fn load_handler_loads(conn: &Connection) -> rusqlite::Result<Vec<HandlerLoad>> {
+    // The view is read once for all handlers.
+    let sql =
+        "WITH depth AS MATERIALIZED (SELECT handler, sum(jobs) FILTER (WHERE state IS 'queued') AS queued,
+           sum(jobs) FILTER (WHERE state IS 'running') AS running, min(oldest_at) AS oldest_at
+           FROM queue_depth GROUP BY handler)
+         SELECT h.id, h.paused, h.breaker_open_until IS NOT NULL, coalesce(d.queued, 0), coalesce(d.running, 0),
+           h.dead, CAST(round(unixepoch(d.oldest_at, 'subsec') * 1000) AS INTEGER)
+         FROM handlers h LEFT JOIN depth d ON d.handler = h.name";
+    conn.list(sql, [], |row| {
+        Ok(HandlerLoad {
+            handler: row.get(0)?,
+            is_paused: row.get(1)?,
+            is_breaker_open: row.get(2)?,
+            queued: row.get(3)?,
+            running: row.get(4)?,
+            dead: row.get(5)?,
+            oldest_at_ms: row.get(6)?,
+        })
+    })
+}
+
+/// Returns when each source had its last event (wall clock), of the sources that had one.
+///
+/// # Errors
+/// The read failed.
+pub fn load_last_event_times(
+    conn: &Connection,
+    clock: MonotonicClock,
+) -> rusqlite::Result<HashMap<SourceId, i64>> {
+    let sql =
+        "WITH last AS MATERIALIZED (SELECT source, max(last_event_at) AS at FROM minute_counts
+          WHERE handler = 0 GROUP BY source)
+        SELECT s.id, coalesce(l.at, s.last_seen_at + ?1) AS last_event_at
+        FROM sources s LEFT JOIN last l ON l.source = s.id
+        WHERE s.has_accepted AND last_event_at IS NOT NULL";
+    conn.list(sql, [clock.to_wall_ms(0)], |row| row.try_into())
 }

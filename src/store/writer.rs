@@ -36,6 +36,7 @@ use super::transaction_end::write_last;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
 use super::{BUSY_TIMEOUT, ErrorKind, Store, classify, reserve, sources};
+use crate::metrics::Metrics;
 use crate::scheduler::HandlerTable;
 
 mod backlog;
@@ -68,6 +69,7 @@ pub struct WriterInputs {
     pub checkpoint_signal: CheckpointSignal,
     pub health: Arc<WriterHealth>,
     pub deferrals: Arc<Deferrals>,
+    pub metrics: Arc<Metrics>,
     /// Called for each job that became dead. It must not block.
     pub on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
     /// Called with the reason when this process can confirm nothing more and must exit.
@@ -280,6 +282,7 @@ impl Writer {
             self.fail_group(group);
             return;
         }
+        let started_at = Instant::now();
         let retried = self.retry_queue.len();
         let mut results = Vec::with_capacity(group.len() + retried);
         let mut effects = Effects::default();
@@ -295,6 +298,7 @@ impl Writer {
         }
         match result {
             Ok((has_external_write, written)) => {
+                self.inputs.metrics.count_commit(results.len(), started_at.elapsed());
                 let retried = std::mem::take(&mut self.retry_queue);
                 let unwritten = group.split_off(written);
                 self.after_commit(has_external_write);
@@ -312,6 +316,7 @@ impl Writer {
                 }
             }
             Err(e) => {
+                self.inputs.metrics.count_failed_commit();
                 self.roll_back();
                 self.handle_error(&e);
                 self.fail_group(group);

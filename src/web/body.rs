@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use actix_web::http::{ConnectionType, Method};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, dev, web::Bytes};
 use futures_core::Stream;
 use tokio::time::error::Elapsed;
@@ -21,6 +21,7 @@ use super::body_memory::{
 };
 use super::connection::Connection;
 use super::rejection::Rejection;
+use crate::metrics::UnavailableReason;
 
 /// Maximum size of a rejected body that is read and discarded, so that the response arrives.
 const MAX_DRAINED_BYTES: usize = 8 << 20;
@@ -38,7 +39,7 @@ impl From<BodyError> for Rejection {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Disconnected => Self::Disconnected,
-            BodyError::NoRoom => Self::Unavailable,
+            BodyError::NoRoom => Self::Unavailable(UnavailableReason::BodyMemory),
         }
     }
 }
@@ -115,6 +116,34 @@ impl RequestBody {
         Ok(body)
     }
 
+    /// Receives the whole body, for which the caller has memory. Returns the status of the response if it is too large or
+    /// too late.
+    pub async fn receive_small(
+        &mut self,
+        max_bytes: usize,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, StatusCode> {
+        if self.length.is_some_and(|length| length > max_bytes) {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        let read = async {
+            let mut body = Vec::new();
+            while let Some(chunk) = self.next_chunk(|| Ok(())).await {
+                body.extend_from_slice(&chunk.map_err(|_| StatusCode::BAD_REQUEST)?);
+                if body.len() > max_bytes {
+                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
+                }
+            }
+            Ok(body)
+        };
+        timeout_at(deadline.into(), read).await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))
+    }
+
+    /// Whether all of it was received.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// Reads to the end of the body, or until it becomes large. Returns whether it is complete.
     async fn read_chunks(
         &mut self,
@@ -128,7 +157,9 @@ impl RequestBody {
             if self.received_bytes > max_bytes {
                 return Err(Rejection::TooLarge { max: max_bytes });
             }
-            reservation.grow(chunk.len()).map_err(|BudgetFull| Rejection::Unavailable)?;
+            reservation
+                .grow(chunk.len())
+                .map_err(|BudgetFull| Rejection::Unavailable(UnavailableReason::BodyMemory))?;
             body.extend_from_slice(&chunk);
             if reservation.is_large() != was_large {
                 return Ok(false);

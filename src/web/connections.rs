@@ -64,6 +64,8 @@ pub struct Connections {
     /// Notified by the first connection, and by one that has no slot.
     wake: Notify,
     counters: Arc<ListenerCounters>,
+    /// For the metrics.
+    open_count: Arc<AtomicUsize>,
 }
 
 /// Counts a new connection that has no slot, until it is dropped.
@@ -76,14 +78,20 @@ impl Drop for WaitingGuard<'_> {
 }
 
 impl Connections {
-    /// Makes the set of connections of a listener with this number of slots.
-    pub fn new(max: usize, limits: impl Fn() -> TimeLimits + Send + Sync + 'static) -> Arc<Self> {
+    /// Makes the set of connections of a listener with this number of slots. `open_count` gets the number of open
+    /// ones.
+    pub fn new(
+        max: usize,
+        limits: impl Fn() -> TimeLimits + Send + Sync + 'static,
+        open_count: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             limits: Box::new(limits),
             permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
             open: Mutex::default(),
             wake: Notify::new(),
             counters: Arc::new(ListenerCounters::new()),
+            open_count,
         })
     }
 
@@ -122,12 +130,15 @@ impl Connections {
             self.wake.notify_one();
         }
         open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
+        self.open_count.store(open.by_address.len(), Ordering::Relaxed);
         drop(open);
         Ok((connection, permit))
     }
 
     pub(super) fn remove(&self, connection: &Arc<Connection>) {
-        self.open.lock().by_address.remove(&Arc::as_ptr(connection).addr());
+        let mut open = self.open.lock();
+        open.by_address.remove(&Arc::as_ptr(connection).addr());
+        self.open_count.store(open.by_address.len(), Ordering::Relaxed);
     }
 
     /// Closes one idle connection for each new one that waits, starting with the longest idle.

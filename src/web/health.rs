@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::IntakeState;
 use super::rejection::Rejection;
+use crate::metrics::UnavailableReason;
 
 /// The path that says whether the process is alive.
 const HEALTHZ: &str = "/healthz";
@@ -24,7 +25,7 @@ pub fn health_response(state: &IntakeState, request: &HttpRequest) -> Option<Htt
         if state.is_closing.load(Ordering::Relaxed) {
             Some("shutting down")
         } else {
-            state.unavailable_reason()
+            state.unavailable_reason().map(UnavailableReason::text)
         }
     })
 }

@@ -36,6 +36,7 @@ use crate::clock;
 use crate::config::Source;
 use crate::domain::job_plan::JobPlan;
 use crate::expression::DEDUPE_TIMEOUT;
+use crate::metrics::{IntakeDurations, IntakeResult, RejectionReason, UnavailableReason};
 use crate::planner::{self, PlannedEvent};
 use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
 use crate::verify::{Proof, SenderResponse, SignedRequest};
@@ -43,11 +44,18 @@ use crate::verify::{Proof, SenderResponse, SignedRequest};
 /// Header lines as received: lower-case name, value.
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
 
+/// The 503 of a request that the writer has no room for.
+const WRITER_FULL: Rejection = Rejection::Unavailable(UnavailableReason::WriterFull);
+
+/// The 503 of a request that could not be written.
+const DATABASE: Rejection = Rejection::Unavailable(UnavailableReason::Database);
+
 /// What the requests of one intake thread share.
 pub struct IntakeThread {
     state: Arc<IntakeState>,
     writer_client: Rc<WriterClient>,
     config: RefCell<Rc<ThreadConfig>>,
+    durations: Arc<IntakeDurations>,
 }
 
 /// The configuration. Requests of a thread hold it by an `Rc`, because the reference counter of the `Arc` would
@@ -61,6 +69,7 @@ impl IntakeThread {
             state: Arc::clone(state),
             writer_client: WriterClient::new(state.writer.sender.clone()),
             config: RefCell::new(Rc::new(ThreadConfig(state.config.load_full()))),
+            durations: state.exporter.metrics.add_intake_thread(),
         }
     }
 
@@ -102,6 +111,8 @@ pub async fn handle_webhook(
         ip: String::new(),
     };
     let mut response = intake_request.run(request, &mut body).await;
+    let result = IntakeResult::of_status(response.status().as_u16());
+    thread.durations.observe(result, started_at.elapsed());
     if state.is_closing.load(Ordering::Relaxed) {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
@@ -131,6 +142,7 @@ impl IntakeRequest<'_> {
         if headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
             > MAX_HEAD_BYTES
         {
+            self.state.exporter.metrics.count_unknown_source(RejectionReason::HeadTooLarge);
             return empty_response(431);
         }
         let path = request.uri().path();
@@ -150,6 +162,7 @@ impl IntakeRequest<'_> {
                 }
             }
         };
+        self.count(&rejection, runtime);
         if !matches!(rejection, Rejection::Timeout | Rejection::Disconnected) {
             Box::pin(body.drain(self.deadline)).await;
         }
@@ -157,6 +170,15 @@ impl IntakeRequest<'_> {
             self.record(&rejection, runtime, request, body.received_bytes());
         }
         rejection.response()
+    }
+
+    fn count(&self, rejection: &Rejection, runtime: Option<&SourceRuntime>) {
+        let metrics = &self.state.exporter.metrics;
+        match (rejection.metric_reason(), runtime) {
+            (Ok(reason), Some(runtime)) => runtime.metrics.count_rejection(reason),
+            (Ok(reason), None) => metrics.count_unknown_source(reason),
+            (Err(reason), _) => metrics.count_unavailable(reason),
+        }
     }
 
     fn record(
@@ -217,8 +239,8 @@ impl IntakeRequest<'_> {
         if !client_ip::is_allowed(&source.allow_from, self.client) {
             return Err(Rejection::Address);
         }
-        if self.state.unavailable_reason().is_some() {
-            return Err(Rejection::Unavailable);
+        if let Some(reason) = self.state.unavailable_reason() {
+            return Err(Rejection::Unavailable(reason));
         }
         check_headers(request, source.max_body_bytes)?;
         let mut reservation = self.state.body_budget.reserve(BodyOwner {
@@ -283,7 +305,9 @@ impl IntakeRequest<'_> {
         let received = redacted.as_ref().map_or(original, |redacted| redacted.with_body(head));
         if let Some(redacted) = &redacted {
             let added = redacted.len().saturating_sub(original.request.body.len());
-            reservation.grow(added).map_err(|_| Rejection::Unavailable)?;
+            reservation
+                .grow(added)
+                .map_err(|_| Rejection::Unavailable(UnavailableReason::BodyMemory))?;
         }
         let mut duplicate_key = None;
         if let Some(reason) = &proof.stale_reason {
@@ -402,7 +426,8 @@ impl IntakeRequest<'_> {
         if let Some(key) = key {
             match self.writer_client.store(NewEvent::look_up(runtime.id, key)).await {
                 InsertReply::Duplicate(_) => return Ok(()),
-                InsertReply::Unavailable => return Err(Rejection::Unavailable),
+                InsertReply::NoRoom => return Err(WRITER_FULL),
+                InsertReply::Unavailable => return Err(DATABASE),
                 InsertReply::Stored(_)
                 | InsertReply::Deferred(_)
                 | InsertReply::NotDuplicate
@@ -482,7 +507,7 @@ impl IntakeRequest<'_> {
             DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
         let event = NewEvent {
             source: runtime.id,
-            uid: clock::random_id().map_err(|_| Rejection::Unavailable)?,
+            uid: random_id()?,
             received_at_ms: now_ms,
             method: owned_method(received.request.method),
             path,
@@ -498,7 +523,7 @@ impl IntakeRequest<'_> {
         if insert_mode != InsertMode::Store {
             return Ok((event, preset_response));
         }
-        let salt = clock::random_id().map_err(|_| Rejection::Unavailable)?;
+        let salt = random_id()?;
         let seal = move |received: &ReceivedRequest<'_>| {
             event.with_seal(&received.runtime.source.name, salt, received.request.body)
         };
@@ -535,7 +560,8 @@ impl IntakeRequest<'_> {
         let Some(key) = body_key.filter(|_| !has_source_key) else { return Ok(body_key) };
         match self.writer_client.store(NewEvent::look_up(runtime.id, key)).await {
             InsertReply::Duplicate(_) => Ok(body_key),
-            InsertReply::Unavailable => Err(Rejection::Unavailable),
+            InsertReply::NoRoom => Err(WRITER_FULL),
+            InsertReply::Unavailable => Err(DATABASE),
             InsertReply::Stored(_)
             | InsertReply::Deferred(_)
             | InsertReply::NotDuplicate
@@ -572,10 +598,22 @@ fn respond(
         InsertReply::Duplicate(id) => (id, true),
         InsertReply::QueueFull => return Err(Rejection::QueueFull),
         // The key of the repeated event expired in the meantime.
-        InsertReply::Unavailable | InsertReply::NotDuplicate => return Err(Rejection::Unavailable),
+        InsertReply::NotDuplicate => {
+            return Err(Rejection::Unavailable(UnavailableReason::KeyExpired));
+        }
+        InsertReply::NoRoom => return Err(WRITER_FULL),
+        InsertReply::Unavailable => return Err(DATABASE),
     };
     runtime.rejection_streak.reset();
     Ok(AcceptedResponse::new(runtime, preset_response).response(event_id.0, is_duplicate))
+}
+
+/// Returns 16 random bytes.
+///
+/// # Errors
+/// The system gave none.
+fn random_id() -> Result<[u8; 16], Rejection> {
+    clock::random_id().map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
 }
 
 /// Returns the delivery key, if the source uses it.

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicI64;
 use super::{handshake, rate_limiter, rejection_streak, route, stored_request};
 use crate::config::{Config, NO_MAX_QUEUED, Secrets};
 use crate::domain::SourceId;
+use crate::metrics::{Metrics, SourceMetrics};
 use crate::planner::JobPlanner;
 use crate::redact::Redactor;
 use crate::store::registry::Registry;
@@ -34,6 +35,7 @@ pub struct SourceRuntime {
     pub rejection_streak: Arc<rejection_streak::RejectionStreak>,
     /// Makes the job plan of an event.
     pub planner: JobPlanner,
+    pub metrics: Arc<SourceMetrics>,
 }
 
 /// Counters of queued jobs, for the sources that set `max_queued`.
@@ -63,8 +65,11 @@ impl IntakeConfig {
         registry: &Registry,
         (secrets, redactor): (&Secrets, &Arc<Redactor>),
         queue_counters: &QueueCounters,
-        rejection_streaks: &rejection_streak::RejectionStreaks,
-        rate_windows: &rate_limiter::RateWindows,
+        (rejection_streaks, rate_windows): (
+            &rejection_streak::RejectionStreaks,
+            &rate_limiter::RateWindows,
+        ),
+        metrics: &Metrics,
     ) -> Self {
         let build_runtime = |source: &crate::config::Source| {
             let id = registry.sources.get(&source.name).copied().unwrap_or(SourceId(0));
@@ -85,6 +90,7 @@ impl IntakeConfig {
                 queue_limit,
                 rejection_streak: rejection_streaks.for_source(id),
                 planner: JobPlanner::new(source, handlers),
+                metrics: metrics.source(id),
                 source: source.clone(),
             }
         };

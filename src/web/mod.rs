@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{Accept, Config, Secrets, Source};
 use crate::domain::SourceId;
 use crate::expression::EvaluatorPool;
+use crate::metrics::{Exporter, UnavailableReason};
 use crate::redact::Redactor;
 use crate::store::deferrals::Deferrals;
 use crate::store::handle::{Health, WriterHandle};
@@ -45,18 +46,21 @@ pub mod server;
 pub mod sockets;
 pub mod standby;
 pub mod stored_request;
+pub mod tracking;
 pub mod writer_client;
 
+use connections::TimeLimits;
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-use server::spawn_server;
+use server::{ListenerSettings, intake_app, spawn_server};
 pub use sockets::{BoundSocket, ListenError, Sockets, UnavailableAddress, bind, find_unavailable};
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
 /// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// New connections beyond the limit that are accepted and wait for a slot.
-pub const SPARE_CONNECTIONS: usize = 2 * INTAKE_THREADS;
+/// New connections beyond the limit that are accepted and wait for a slot, those of the admin
+/// listener included.
+pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
 
 /// Maximum time for requests in flight when intake shuts down.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -82,6 +86,8 @@ pub struct IntakeState {
     pub handshake_log: handshake_log::HandshakeLog,
     /// Checks large requests.
     pub check_pool: check_pool::CheckPool,
+    /// Counts what intake does, and responds to scrapes.
+    pub exporter: Exporter,
 }
 
 impl IntakeState {
@@ -92,7 +98,7 @@ impl IntakeState {
         registry: &Registry,
         secrets: (&Secrets, &Arc<Redactor>),
         queue_counters: QueueCounters,
-        expressions: EvaluatorPool,
+        (expressions, exporter): (EvaluatorPool, Exporter),
         deferrals: Arc<Deferrals>,
     ) -> Self {
         let rejection_streaks = rejection_streak::RejectionStreaks::default();
@@ -102,8 +108,8 @@ impl IntakeState {
             registry,
             secrets,
             &queue_counters,
-            &rejection_streaks,
-            &rate_windows,
+            (&rejection_streaks, &rate_windows),
+            &exporter.metrics,
         );
         Self {
             config: ArcSwap::from_pointee(intake_config),
@@ -118,6 +124,7 @@ impl IntakeState {
             deferrals,
             handshake_log: handshake_log::HandshakeLog::default(),
             check_pool: check_pool::CheckPool::default(),
+            exporter,
         }
     }
 
@@ -129,27 +136,35 @@ impl IntakeState {
         secrets: (&Secrets, &Arc<Redactor>),
         queue_counters: QueueCounters,
     ) {
-        let (rejection_streaks, rate_windows) = (&self.rejection_streaks, &self.rate_windows);
         let intake_config = IntakeConfig::new(
             config,
             registry,
             secrets,
             &queue_counters,
-            rejection_streaks,
-            rate_windows,
+            (&self.rejection_streaks, &self.rate_windows),
+            &self.exporter.metrics,
         );
         self.config.store(Arc::new(intake_config));
     }
 
+    /// The time limits of connections, in the present configuration.
+    pub fn time_limits(&self) -> TimeLimits {
+        let config = self.config.load();
+        TimeLimits {
+            request_timeout: config.server.request_timeout,
+            keep_alive: config.server.keep_alive,
+        }
+    }
+
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what
     /// arrives.
-    pub fn unavailable_reason(&self) -> Option<&'static str> {
+    pub fn unavailable_reason(&self) -> Option<UnavailableReason> {
         if self.is_disk_low.load(Ordering::Relaxed) {
-            Some("disk low")
+            Some(UnavailableReason::DiskLow)
         } else {
             match self.writer.health.get() {
                 Health::Healthy => None,
-                Health::Blocked | Health::Broken => Some("the database cannot be written"),
+                Health::Blocked | Health::Broken => Some(UnavailableReason::Database),
             }
         }
     }
@@ -174,7 +189,7 @@ impl IntakeState {
     }
 }
 
-/// The server of intake.
+/// The running listener of webhooks.
 pub struct IntakeServer(server::RunningServer);
 
 /// Starts the server of intake. It accepts at most `max_connections` connections.
@@ -186,7 +201,16 @@ pub fn listen(
     max_connections: usize,
     state: &Arc<IntakeState>,
 ) -> anyhow::Result<IntakeServer> {
-    spawn_server(sockets, INTAKE_THREADS, max_connections, state).map(IntakeServer)
+    let settings = ListenerSettings {
+        name: "intake",
+        threads: INTAKE_THREADS,
+        max_connections,
+        open_count: Arc::clone(&state.exporter.metrics.intake_connections),
+        unread_timeout: None,
+    };
+    let (limits, app_state) = (Arc::clone(state), Arc::clone(state));
+    let make_app = move || intake_app(&app_state);
+    spawn_server(settings, sockets, move || limits.time_limits(), make_app).map(IntakeServer)
 }
 
 impl IntakeServer {
@@ -230,7 +254,10 @@ pub fn startup_banner(config: &Config, addresses: &ListenAddresses) -> Vec<Strin
         lines.push(format!("listening for webhooks on {address}"));
     }
     for address in &addresses.admin {
-        lines.push(format!("the console is at {address} (`hooktrail open` signs in)"));
+        lines.push(match address.starts_with("http") {
+            true => format!("the console is at {address} (`hooktrail open` signs in)"),
+            false => format!("the console is at {address}"),
+        });
     }
     lines.push(format!("the database is {}", config.store.path.display()));
     let is_open = |source: &&Source| {

@@ -15,6 +15,7 @@ use crate::domain::job_plan::KeyHash;
 use crate::expression::{
     Busy, EvaluationResult, EvaluatorPool, EventContext, ExpressionSet, Priority,
 };
+use crate::metrics::UnavailableReason;
 use crate::planner;
 use crate::verify::{Scheme, SenderResponse, SignedPart, SignedRequest};
 
@@ -174,7 +175,7 @@ impl PendingEvaluation {
     pub async fn wait(self) -> Result<EvaluationResult, Rejection> {
         match self.wait_or_defer().await {
             Evaluation::Complete(results) => Ok(results),
-            Evaluation::Deferred(_) => Err(Rejection::Unavailable),
+            Evaluation::Deferred(_) => Err(Rejection::Unavailable(UnavailableReason::Expression)),
         }
     }
 
@@ -244,7 +245,7 @@ impl<'a> ReceivedRequest<'a> {
         // The copy is dropped before the reply is sent, so that the receiver can take the body.
         let work = move || large.with_request(work);
         let reply = pool.run(self.runtime.id, bytes, max_bytes, work);
-        reply.await.map_err(|_| Rejection::Unavailable)
+        reply.await.map_err(|_| Rejection::Unavailable(UnavailableReason::CheckPool))
     }
 
     /// Returns the content type by which the body is parsed.

@@ -7,6 +7,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 
+use crate::metrics::{RejectionReason, UnavailableReason};
 use crate::verify::Verifier;
 
 /// `Retry-After` of a 503 and of a full queue. Most senders wait for minutes anyway. For one that
@@ -40,7 +41,7 @@ pub enum Rejection {
     },
     QueueFull,
     /// The server cannot accept any event now. Not recorded.
-    Unavailable,
+    Unavailable(UnavailableReason),
     /// The client disconnected before the end of the body, so it does not read the response.
     Disconnected,
 }
@@ -68,7 +69,7 @@ impl Rejection {
             Self::Timeout => (408, "request took too long"),
             Self::Rate { .. } => (429, "too many requests"),
             Self::QueueFull => (429, "queue is full"),
-            Self::Unavailable => (503, "try again later"),
+            Self::Unavailable(_) => (503, "try again later"),
             Self::Disconnected => (400, "request ended early"),
         }
     }
@@ -80,7 +81,7 @@ impl Rejection {
 
     /// Whether the rejection is recorded.
     pub fn is_recorded(&self) -> bool {
-        !matches!(self, Self::Unavailable | Self::Disconnected)
+        !matches!(self, Self::Unavailable(_) | Self::Disconnected)
     }
 
     /// Returns the exact reason, for the record.
@@ -93,6 +94,28 @@ impl Rejection {
             Self::Address => "not in allow_from".to_owned(),
             other => other.status_and_message().1.to_owned(),
         }
+    }
+
+    /// Returns the reason by which the rejection is counted.
+    ///
+    /// # Errors
+    /// The response is a 503, which is counted by this reason.
+    pub(super) fn metric_reason(&self) -> Result<RejectionReason, UnavailableReason> {
+        Ok(match self {
+            Self::NotFound => RejectionReason::NotFound,
+            Self::Method { .. } => RejectionReason::Method,
+            Self::Address => RejectionReason::Address,
+            Self::TooLarge { .. } => RejectionReason::TooLarge,
+            Self::Encoding => RejectionReason::Encoding,
+            Self::Signature { .. } => RejectionReason::Signature,
+            Self::UnsupportedMediaType => RejectionReason::ContentType,
+            Self::MalformedBody { .. } => RejectionReason::MalformedBody,
+            Self::Timeout => RejectionReason::Timeout,
+            Self::Rate { .. } => RejectionReason::RateLimit,
+            Self::QueueFull => RejectionReason::QueueFull,
+            Self::Unavailable(reason) => return Err(*reason),
+            Self::Disconnected => RejectionReason::Disconnected,
+        })
     }
 
     /// Returns the response to the sender.
@@ -110,7 +133,7 @@ impl Rejection {
             Self::Rate { retry_after } => {
                 response.insert_header((RETRY_AFTER, *retry_after));
             }
-            Self::QueueFull | Self::Unavailable => {
+            Self::QueueFull | Self::Unavailable(_) => {
                 response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS));
             }
             _ => {}
@@ -144,7 +167,12 @@ mod tests {
             (Rejection::Timeout, 408, true, None),
             (Rejection::Rate { retry_after: 7 }, 429, true, Some((RETRY_AFTER, "7"))),
             (Rejection::QueueFull, 429, true, Some((RETRY_AFTER, "5"))),
-            (Rejection::Unavailable, 503, false, Some((RETRY_AFTER, "5"))),
+            (
+                Rejection::Unavailable(UnavailableReason::Database),
+                503,
+                false,
+                Some((RETRY_AFTER, "5")),
+            ),
             (Rejection::Disconnected, 400, false, None),
         ] {
             let response = rejection.response();

@@ -1,4 +1,4 @@
-//! The server of intake: actix-server accepts, `connection` limits, actix-http and an `App`
+//! The server of a listener: actix-server accepts, `connection` limits, actix-http and an `App`
 //! respond.
 //!
 //! actix-web's own `HttpServer` does not accept our stream type, so this module combines its parts.
@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use actix_service::{
     IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config,
 };
 use actix_web::App;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
 use actix_web::rt::net::{TcpStream, UnixStream};
 use anyhow::Context;
@@ -42,27 +44,39 @@ impl RunningServer {
     }
 }
 
-/// Starts a server on bound sockets.
+/// How a listener is served.
+pub struct ListenerSettings {
+    /// The name of its thread.
+    pub name: &'static str,
+    pub threads: usize,
+    pub max_connections: usize,
+    /// Counts its open connections.
+    pub open_count: Arc<AtomicUsize>,
+    /// How long a client may leave what was sent to it unread, before its connection is closed. `None`: the time limits
+    /// of responses are enough.
+    pub unread_timeout: Option<Duration>,
+}
+
+/// Starts a server on bound sockets. Each thread makes an app for each socket. `limits` returns the time limits, which a
+/// reload may change.
 ///
 /// # Errors
 /// A thread cannot be created.
-pub fn spawn_server(
+pub fn spawn_server<A, B>(
+    settings: ListenerSettings,
     sockets: Vec<BoundSocket>,
-    threads: usize,
-    max_connections: usize,
-    state: &Arc<IntakeState>,
-) -> anyhow::Result<RunningServer> {
-    let name = "intake";
-    let limits = Arc::clone(state);
-    let connections = Connections::new(max_connections, move || {
-        let config = limits.config.load();
-        TimeLimits {
-            request_timeout: config.server.request_timeout,
-            keep_alive: config.server.keep_alive,
-        }
-    });
+    limits: impl Fn() -> TimeLimits + Send + Sync + 'static,
+    make_app: impl Fn() -> App<A> + Clone + Send + 'static,
+) -> anyhow::Result<RunningServer>
+where
+    A: AppService<B>,
+    B: MessageBody + 'static,
+{
+    let ListenerSettings { name, threads, max_connections, open_count, unread_timeout } = settings;
+    let unread_ms = unread_timeout.and_then(|timeout| u32::try_from(timeout.as_millis()).ok());
+    let connections = Connections::new(max_connections, limits, open_count);
     let (started, start) = mpsc::sync_channel(1);
-    let (run_connections, state) = (Arc::clone(&connections), Arc::clone(state));
+    let run_connections = Arc::clone(&connections);
     let run = move || {
         // Each thread accepts one connection more than its share, which waits for a slot.
         let connections_per_thread = max_connections.div_ceil(threads) + 1;
@@ -72,17 +86,23 @@ pub fn spawn_server(
             .shutdown_timeout(1)
             .disable_signals();
         for socket in sockets {
-            let (state, connections) = (Arc::clone(&state), Arc::clone(&run_connections));
+            let (make_app, connections) = (make_app.clone(), Arc::clone(&run_connections));
             let added = match socket {
                 BoundSocket::Tcp(tcp) => {
-                    let peer_addr = |stream: &TcpStream| stream.peer_addr().map(Some);
-                    server
-                        .listen(name, tcp, move || stream_service(&state, &connections, peer_addr))
+                    let peer_addr = move |stream: &TcpStream| {
+                        if let Some(limit_ms) = unread_ms {
+                            rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms)?;
+                        }
+                        stream.peer_addr().map(Some)
+                    };
+                    server.listen(name, tcp, move || {
+                        stream_service(make_app(), &connections, peer_addr)
+                    })
                 }
                 BoundSocket::Unix(unix) => {
                     let peer_addr = |_: &UnixStream| Ok(None);
                     server.listen_uds(name, unix, move || {
-                        stream_service(&state, &connections, peer_addr)
+                        stream_service(make_app(), &connections, peer_addr)
                     })
                 }
             };
@@ -110,15 +130,55 @@ pub fn spawn_server(
     Ok(RunningServer { handle, thread, connections })
 }
 
+/// The app of intake, for one thread and one socket.
+pub fn intake_app(state: &Arc<IntakeState>) -> App<impl AppService<BoxBody> + use<>> {
+    // Services rather than handlers: the extractors of a handler would take longer than its checks.
+    let thread = Rc::new(IntakeThread::new(state));
+    App::new().default_service(fn_service(move |request: ServiceRequest| {
+        let thread = Rc::clone(&thread);
+        async move {
+            let (request, payload) = request.into_parts();
+            let response = intake::handle_webhook(&thread, &request, payload).await;
+            Ok(ServiceResponse::new(request, response))
+        }
+    }))
+}
+
+/// What an `App` is made of: it responds to each request, with bodies of type `B`.
+pub trait AppService<B>:
+    ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<B>,
+        Error = actix_web::Error,
+        InitError = (),
+    > + 'static
+{
+}
+
+impl<B, A> AppService<B> for A where
+    A: ServiceFactory<
+            ServiceRequest,
+            Config = (),
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static
+{
+}
+
 /// The service of one thread for the connections of one socket. `peer_addr` fails for a peer that has reset its
 /// connection. Without an address it would count as a unix socket.
-fn stream_service<S>(
-    state: &Arc<IntakeState>,
+fn stream_service<S, A, B, P>(
+    app: App<A>,
     connections: &Arc<Connections>,
-    peer_addr: fn(&S) -> io::Result<Option<SocketAddr>>,
-) -> impl ServiceFactory<S, Config = ()> + use<S>
+    peer_addr: P,
+) -> impl ServiceFactory<S, Config = ()> + use<S, A, B, P>
 where
+    P: Fn(&S) -> io::Result<Option<SocketAddr>> + Copy + 'static,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: AppService<B>,
+    B: MessageBody + 'static,
 {
     let (connections, thread) = (Arc::clone(connections), connections.add_thread());
     let admit = move |stream: S| {
@@ -130,32 +190,24 @@ where
         };
         async { admitted.await.map_err(DispatchError::Io) }
     };
-    fn_service(admit).and_then(http_service(state))
+    fn_service(admit).and_then(http_service(app))
 }
 
 /// HTTP/1.1 over a stream whose times `Connections` limits, not actix-http.
-fn http_service<S>(
-    state: &Arc<IntakeState>,
+fn http_service<S, A, B>(
+    app: App<A>,
 ) -> impl ServiceFactory<
     (ConnectionStream<S>, Protocol, Option<SocketAddr>),
     Config = (),
     Response = (),
     Error = DispatchError,
     InitError = (),
-> + use<S>
+> + use<S, A, B>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
+    A: AppService<B>,
+    B: MessageBody + 'static,
 {
-    // Services rather than handlers: the extractors of a handler would take longer than its checks.
-    let thread = Rc::new(IntakeThread::new(state));
-    let app = App::new().default_service(fn_service(move |request: ServiceRequest| {
-        let thread = Rc::clone(&thread);
-        async move {
-            let (request, payload) = request.into_parts();
-            let response = intake::handle_webhook(&thread, &request, payload).await;
-            Ok(ServiceResponse::new(request, response))
-        }
-    }));
     let app = app.into_factory().map_err(|error| error.error_response());
     HttpService::build()
         .keep_alive(KeepAlive::Os)

@@ -1,10 +1,11 @@
 //! The sockets of the listeners: binds them at the start, and says beforehand whether that is possible.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -105,7 +106,7 @@ impl fmt::Display for ListenError {
 /// # Errors
 /// An address that is not available, with the reason.
 pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
-    let admin = config.admin.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
+    let admin = config.admin.listen.iter().map(bind_admin).collect::<anyhow::Result<_>>()?;
     let passed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
     if passed.is_empty() {
         let intake = config.server.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
@@ -123,6 +124,31 @@ pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
     let intake = passed.into_iter().map(take_socket).collect::<anyhow::Result<_>>()?;
     Ok(Sockets { intake, admin })
 }
+
+/// Binds an address of the admin listener. The mode of a socket file decides who may connect, so nobody may before it
+/// is set.
+fn bind_admin(address: &Listen) -> anyhow::Result<BoundSocket> {
+    let Listen::Unix(path) = address else { return bind_one(address) };
+    let bind = || -> Result<UnixListener, ListenError> {
+        let other = |e: Errno| ListenError::Other(e.to_string());
+        remove_dead_socket(path)?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(other)?;
+        bind_socket(&socket, &SocketAddrUnix::new(path).map_err(other)?).map_err(other)?;
+        std::fs::set_permissions(path, Permissions::from_mode(ADMIN_SOCKET_MODE))
+            .map_err(|e| ListenError::Other(e.to_string()))?;
+        // Until now, a connection is refused.
+        listen(&socket, 128).map_err(other)?;
+        Ok(UnixListener::from(socket))
+    };
+    bind()
+        .map(BoundSocket::Unix)
+        .map_err(|error| anyhow::anyhow!("can't listen on {}: {error}", display_listen(address)))
+}
+
+/// The owner and the group of the socket may connect.
+const ADMIN_SOCKET_MODE: u32 = 0o660;
 
 fn bind_one(address: &Listen) -> anyhow::Result<BoundSocket> {
     let bound = match address {
@@ -190,11 +216,16 @@ fn port(listen: &Listen) -> Option<u16> {
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, ListenError> {
-    let other = |e: io::Error| ListenError::Other(e.to_string());
+    remove_dead_socket(path)?;
+    UnixListener::bind(path).map_err(|e| ListenError::Other(e.to_string()))
+}
+
+/// Removes the socket that an ended server has left at `path`.
+fn remove_dead_socket(path: &Path) -> Result<(), ListenError> {
     if check_unix(path)? == UnixPath::DeadSocket {
-        std::fs::remove_file(path).map_err(other)?;
+        std::fs::remove_file(path).map_err(|e| ListenError::Other(e.to_string()))?;
     }
-    UnixListener::bind(path).map_err(other)
+    Ok(())
 }
 
 /// The kind of file at the path of a unix socket.

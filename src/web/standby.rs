@@ -18,6 +18,7 @@ use futures_core::Stream;
 
 use super::rejection::Rejection;
 use super::{BoundSocket, Sockets, health};
+use crate::metrics::UnavailableReason;
 
 /// Maximum number of connections. More wait in the queue of the socket.
 const MAX_CONNECTIONS: usize = 1024;
@@ -86,7 +87,7 @@ async fn respond(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     }
     let timeout = request.app_data::<Duration>().copied().unwrap_or_default();
     let _ = tokio::time::timeout(timeout, discard(payload)).await;
-    Rejection::Unavailable.response()
+    Rejection::Unavailable(UnavailableReason::Database).response()
 }
 
 async fn discard(payload: web::Payload) {

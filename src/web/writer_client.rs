@@ -185,7 +185,7 @@ impl WriterClient {
             |slot: usize| matches!(self.slots.borrow().get(slot), Some(PendingSlot::Abandoned));
         let abandoned = self.outbox.borrow_mut().refill(is_abandoned);
         for slot in abandoned {
-            self.complete(slot, InsertReply::Unavailable);
+            self.complete(slot, InsertReply::NoRoom);
         }
     }
 
@@ -217,7 +217,7 @@ impl WriterClient {
             && let WriterMessage::Write(WriteRequest::NewEvents(events, _)) = unsent.into_inner()
         {
             for event in events {
-                self.complete(event.reply_slot, InsertReply::Unavailable);
+                self.complete(event.reply_slot, InsertReply::NoRoom);
             }
         }
     }
@@ -254,7 +254,7 @@ impl Future for PendingReply<'_> {
     type Output = InsertReply;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<InsertReply> {
-        let Some(slot) = self.slot else { return Poll::Ready(InsertReply::Unavailable) };
+        let Some(slot) = self.slot else { return Poll::Ready(InsertReply::NoRoom) };
         match self.client.slots.borrow_mut().get_mut(slot) {
             Some(PendingSlot::Ready(reply)) => Poll::Ready(*reply),
             Some(PendingSlot::Waiting(waker)) => {
@@ -359,10 +359,10 @@ mod tests {
                 replies,
                 [
                     None,
-                    Some(InsertReply::Unavailable),
-                    Some(InsertReply::Unavailable),
-                    Some(InsertReply::Unavailable),
-                    Some(InsertReply::Unavailable)
+                    Some(InsertReply::NoRoom),
+                    Some(InsertReply::NoRoom),
+                    Some(InsertReply::NoRoom),
+                    Some(InsertReply::NoRoom)
                 ]
             );
             assert_eq!(receiver.len(), 1);

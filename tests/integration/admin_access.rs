@@ -12,13 +12,14 @@ use crate::support::client::{Response, send_request};
 use crate::support::server::{DEADLINE, Server};
 
 /// A request for each call of the API: method, path, body.
-const CALLS: [(&str, &str, &str); 21] = [
+const CALLS: [(&str, &str, &str); 22] = [
     ("GET", "/api/v1/events", ""),
     ("GET", "/api/v1/events/1", ""),
     ("GET", "/api/v1/events/1/body", ""),
     ("POST", "/api/v1/events/replay", r#"{"events":[1],"dry_run":true}"#),
     ("GET", "/api/v1/jobs", ""),
     ("GET", "/api/v1/jobs/1", ""),
+    ("GET", "/api/v1/jobs/1/output", ""),
     ("POST", "/api/v1/jobs/retry", r#"{"all":true,"dry_run":true}"#),
     ("POST", "/api/v1/jobs/cancel", r#"{"all":true,"dry_run":true}"#),
     ("GET", "/api/v1/outcomes", ""),

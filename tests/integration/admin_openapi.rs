@@ -57,7 +57,7 @@ fn the_document_has_every_route_and_no_other() {
         .collect();
     described.sort();
     assert_eq!(described, calls);
-    assert_eq!(calls.len(), 21);
+    assert_eq!(calls.len(), 22);
 }
 
 #[test]

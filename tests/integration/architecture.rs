@@ -19,11 +19,13 @@ const IMPORTS: &[(&str, &str)] = &[
     ("urlencoded", ""),
     ("multipart", ""),
     ("clock", ""),
+    ("numbers", ""),
+    ("time_input", "clock"),
     ("escape", ""),
     ("redact", ""),
     ("log", "clock escape redact"),
     ("notify", ""),
-    ("time_input", "clock"),
+    ("metrics", "domain"),
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json media_type multipart process urlencoded"),
@@ -33,28 +35,33 @@ const IMPORTS: &[(&str, &str)] = &[
     // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
-    ("store", "clock config domain escape scheduler"),
+    ("store", "clock config domain escape metrics scheduler"),
     ("row_json", "store"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     ("handler", "clock config domain json process urlencoded"),
     // Modules that coordinate.
-    ("worker", "clock config domain expression handler planner process scheduler store"),
+    ("worker", "clock config domain expression handler metrics planner process scheduler store"),
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
-    ("web", "clock config domain expression json media_type planner redact store verify"),
-    ("admin", "clock config domain replay row_json store time_input web worker"),
+    ("web", "clock config domain expression json media_type metrics planner redact store verify"),
+    ("problems", "clock config numbers store"),
+    (
+        "admin",
+        "clock config domain metrics numbers problems process replay row_json store time_input verify web \
+         worker",
+    ),
     (
         "app",
-        "admin clock config domain expander expression handler log maintenance notify planner process \
+        "admin clock config domain expander expression handler log maintenance metrics notify planner process \
          recovery redact scheduler store web worker",
     ),
     (
         "cli",
-        "app clock config domain escape expression handler json log planner process redact replay row_json \
-         store time_input verify web worker",
+        "admin app clock config domain escape expression handler json log numbers planner problems process redact \
+         replay row_json store time_input verify web worker",
     ),
     (
         "internals",

@@ -321,7 +321,8 @@ fn without_an_idle_connection_new_ones_wait_except_on_the_admin_listener() {
     let mut waiting = server.connect().expect("a connection");
     waiting.write_all(POST).expect("a request");
     let log = server.log();
-    let admin = log.split("readyz on http://").nth(1).and_then(|rest| rest.lines().next());
+    let admin =
+        log.split("the console is at http://").nth(1).and_then(|rest| rest.split(' ').next());
     let mut admin = TcpStream::connect(admin.expect("the address").trim()).expect("a connection");
     admin.write_all(GET).expect("a request");
     read_to(&mut admin, ALIVE);

@@ -14,6 +14,7 @@
 
 mod admin_access;
 mod admin_actions;
+mod admin_commands;
 mod admin_lists;
 mod admin_openapi;
 mod admin_streams;
@@ -49,6 +50,7 @@ mod large_requests;
 mod lists;
 mod litestream;
 mod log;
+mod metrics;
 mod ownership;
 mod prefetch;
 mod redacted_values;

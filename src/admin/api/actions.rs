@@ -29,7 +29,7 @@ use crate::domain::job::JobState;
 use crate::domain::missing_body;
 use crate::store::audit::{self, AuditEntry};
 use crate::store::queries::{self, Selector};
-use crate::store::{self, Access, Connection, registry, replay};
+use crate::store::{self, Connection, registry, replay};
 
 /// How long a call waits for its operation.
 const WAIT: Duration = Duration::from_secs(2);
@@ -570,7 +570,7 @@ pub async fn set_paused(
     let name = handler.clone();
     let changed = admin
         .write(move |admin| {
-            let store = store::open_for_cli(&admin.database, Access::Write)?;
+            let store = admin.write_access.open()?;
             let Some(id) = registry::find_handler(&store.conn, &name)? else { return Ok(None) };
             audit::set_paused(&store, id, paused, &entry).map(Some)
         })

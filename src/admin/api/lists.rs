@@ -22,27 +22,37 @@ use crate::store::{self, Connection, stats};
 type Result<T> = std::result::Result<Json<Page<T>>, Problem>;
 
 /// Reads a page of a list.
-async fn page<T: DeserializeOwned + Send + 'static>(
+async fn load_page<T: DeserializeOwned + Send + 'static>(
     admin: &Arc<Admin>,
     list: &List,
-    request: &HttpRequest,
+    params: &ListParams,
     read: fn(&Connection, &Selector, PageRequest, MonotonicClock) -> store::Result<pages::Page>,
-) -> Result<T> {
-    let params = ListParams::read(request, list)?;
+) -> std::result::Result<Page<T>, Problem> {
     let (selector, page) = (params.selector()?, params.page(list.name)?);
     let found = admin.read(move |conn, clock| read(conn, &selector, page, clock)).await?;
-    Ok(Json(Page {
+    Ok(Page {
         items: objects(&found.rows).map_err(Problem::internal)?,
         next: params.next(list.name, &found),
         searched_to: found.searched_to_ms.map(format_rfc3339),
-    }))
+    })
 }
 
 /// Accepted webhooks, newest first. With a condition on jobs, an event is at the place of its newest job that matches.
 #[utoipa::path(get, path = "/api/v1/events", params(ListParams),
     responses((status = 200, body = Page<EventRow>), (status = 400, body = Problem)))]
 pub async fn events(admin: Data<Admin>, request: HttpRequest) -> Result<EventRow> {
-    page(&admin, &params::EVENTS, &request, |conn, selector, page, _| {
+    load_events(&admin, &ListParams::read(&request, &params::EVENTS)?).await.map(Json)
+}
+
+/// Returns a page of events.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_events(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<EventRow>, Problem> {
+    load_page(admin, &params::EVENTS, params, |conn, selector, page, _| {
         pages::page_of_events(conn, selector, page)
     })
     .await
@@ -52,17 +62,30 @@ pub async fn events(admin: Data<Admin>, request: HttpRequest) -> Result<EventRow
 #[utoipa::path(get, path = "/api/v1/jobs", params(ListParams),
     responses((status = 200, body = Page<JobRow>), (status = 400, body = Problem)))]
 pub async fn jobs(admin: Data<Admin>, request: HttpRequest) -> Result<JobRow> {
-    page(&admin, &params::JOBS, &request, |conn, selector, page, clock| {
+    let params = ListParams::read(&request, &params::JOBS)?;
+    load_page(&admin, &params::JOBS, &params, |conn, selector, page, clock| {
         pages::page_of_jobs(conn, selector, page, clock.to_wall_ms(0))
     })
     .await
+    .map(Json)
 }
 
 /// Rejected requests, newest first.
 #[utoipa::path(get, path = "/api/v1/rejections", params(ListParams),
     responses((status = 200, body = Page<RejectionRow>), (status = 400, body = Problem)))]
 pub async fn rejections(admin: Data<Admin>, request: HttpRequest) -> Result<RejectionRow> {
-    page(&admin, &params::REJECTIONS, &request, |conn, selector, page, _| {
+    load_rejections(&admin, &ListParams::read(&request, &params::REJECTIONS)?).await.map(Json)
+}
+
+/// Returns a page of rejections.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_rejections(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<RejectionRow>, Problem> {
+    load_page(admin, &params::REJECTIONS, params, |conn, selector, page, _| {
         pages::page_of_rejections(conn, selector, page)
     })
     .await
@@ -72,7 +95,18 @@ pub async fn rejections(admin: Data<Admin>, request: HttpRequest) -> Result<Reje
 #[utoipa::path(get, path = "/api/v1/audit", params(ListParams),
     responses((status = 200, body = Page<AuditRow>), (status = 400, body = Problem)))]
 pub async fn audit_log(admin: Data<Admin>, request: HttpRequest) -> Result<AuditRow> {
-    page(&admin, &params::AUDIT_LOG, &request, |conn, _, page, _| {
+    load_audit_log(&admin, &ListParams::read(&request, &params::AUDIT_LOG)?).await.map(Json)
+}
+
+/// Returns a page of the audit log.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_audit_log(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<AuditRow>, Problem> {
+    load_page(admin, &params::AUDIT_LOG, params, |conn, _, page, _| {
         pages::page_of_audit_log(conn, page)
     })
     .await
@@ -82,13 +116,22 @@ pub async fn audit_log(admin: Data<Admin>, request: HttpRequest) -> Result<Audit
 #[utoipa::path(get, path = "/api/v1/failures", params(ListParams),
     responses((status = 200, body = Page<FailureRow>), (status = 400, body = Problem)))]
 pub async fn failures(admin: Data<Admin>, request: HttpRequest) -> Result<FailureRow> {
-    let handler = ListParams::read(&request, &params::FAILURES)?.selector()?.handler;
+    let params = ListParams::read(&request, &params::FAILURES)?;
+    let items = load_failures(&admin, &params).await?;
+    Ok(Json(Page { items, next: None, searched_to: None }))
+}
+
+/// Returns the groups of failures.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_failures(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Vec<FailureRow>, Problem> {
+    let handler = params.selector()?.handler;
     let rows = admin.read(move |conn, _| queries::list_failures(conn, handler.as_deref())).await?;
-    Ok(Json(Page {
-        items: objects(&rows).map_err(Problem::internal)?,
-        next: None,
-        searched_to: None,
-    }))
+    objects(&rows).map_err(Problem::internal)
 }
 
 /// All handlers with their queues and the counts of the last hour.

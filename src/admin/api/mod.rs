@@ -9,13 +9,14 @@ use actix_web::{
 
 use super::problem::Problem;
 
-mod actions;
-mod event;
+pub mod actions;
+pub mod event;
 mod follow;
-mod lists;
+pub mod lists;
 mod openapi;
-mod params;
-mod rows;
+pub mod output;
+pub mod params;
+pub mod rows;
 
 /// Adds the routes.
 pub fn routes(config: &mut ServiceConfig) {
@@ -28,6 +29,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(post("/api/v1/jobs/retry", actions::retry))
         .service(post("/api/v1/jobs/cancel", actions::cancel))
         .service(get("/api/v1/jobs/{job}", event::job))
+        .service(get("/api/v1/jobs/{job}/output", output::output))
         .service(get("/api/v1/outcomes", follow::outcomes))
         .service(get("/api/v1/rejections", lists::rejections))
         .service(get("/api/v1/failures", lists::failures))

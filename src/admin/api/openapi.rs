@@ -11,14 +11,14 @@ use utoipa::openapi::{
 use utoipa::{Modify, OpenApi};
 
 use super::params::LISTS;
-use super::{actions, event, follow, lists};
+use super::{actions, event, follow, lists, output};
 use crate::admin::problem::{PROBLEM_JSON, Problem};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Hooktrail", description = "Events, jobs and outcomes of a Hooktrail server.", license(name = "MIT")),
     paths(
-        lists::events, event::event, event::body, actions::replay, lists::jobs, event::job, actions::retry,
+        lists::events, event::event, event::body, actions::replay, lists::jobs, event::job, output::output, actions::retry,
         actions::cancel, follow::outcomes, lists::rejections, lists::failures, lists::handlers, actions::pause,
         actions::resume, lists::sources, lists::audit_log, actions::operations, actions::operation, actions::stop,
         actions::create_sign_in_link, serve

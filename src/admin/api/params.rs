@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use actix_web::HttpRequest;
 use actix_web::web::Query;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use utoipa::openapi::schema::{AnyOfBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, ObjectBuilder, RefOr};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
@@ -109,6 +110,7 @@ pub struct ListParams {
     pub detail: Option<String>,
     /// The number of an event.
     #[param(value_type = i64, required = false, minimum = 1)]
+    #[serde(deserialize_with = "optional_number")]
     pub event: Option<i64>,
     /// The number of a group of failures.
     #[param(value_type = i64, required = false, minimum = 1)]
@@ -164,6 +166,17 @@ fn given(text: &Option<String>) -> Option<String> {
     text.clone().filter(|text| !text.is_empty())
 }
 
+/// Reads a number. An empty value counts as none.
+fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format!("{text:?}: expected a number up to 9223372036854775807"))
+    })
+}
+
 /// Parses the name of a state.
 pub fn parse_state(text: &str) -> Result<PublicState, Problem> {
     let found = PublicState::ALL.into_iter().find(|state| state.name() == text);
@@ -174,7 +187,7 @@ pub fn parse_state(text: &str) -> Result<PublicState, Problem> {
     })
 }
 
-/// Parses a time, and names the parameter in the error.
+/// Parses `since` or `until`.
 pub fn parse_time_param(name: &str, text: &str) -> Result<i64, Problem> {
     parse_time(text)
         .map_err(|expected| Problem::bad_request(format!("{name}: is {text:?}: {expected}")))
@@ -286,6 +299,46 @@ impl ListParams {
         }
         check_order(selector.since_ms, selector.until_ms)?;
         Ok(selector)
+    }
+
+    /// Whether a parameter selects rows.
+    pub fn has_filter(&self) -> bool {
+        let Self { source, handler, state, since, until, text, detail, event, failure, .. } = self;
+        [source, handler, state, since, until, text, detail]
+            .into_iter()
+            .any(|text| given(text).is_some())
+            || event.or(*failure).is_some()
+    }
+
+    /// The URL of a page of the console with these filters.
+    pub fn href(&self, path: &str, cursor: Option<&str>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let texts = [
+            ("source", &self.source),
+            ("handler", &self.handler),
+            ("state", &self.state),
+            ("since", &self.since),
+            ("until", &self.until),
+            ("text", &self.text),
+            ("detail", &self.detail),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = given(text) {
+                query.append_pair(name, &text);
+            }
+        }
+        for (name, number) in [("failure", self.failure), ("limit", self.limit)] {
+            if let Some(number) = number {
+                query.append_pair(name, &number.to_string());
+            }
+        }
+        if let Some(cursor) = cursor {
+            query.append_pair("cursor", cursor);
+        }
+        match query.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}?{query}"),
+        }
     }
 
     /// Whether a stream is asked for.

@@ -64,7 +64,7 @@ pub struct EventRow {
     pub settled_at: Option<String>,
 }
 
-/// One run of a handler for an event.
+/// A job as `list` shows it.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct JobRow {
     pub job: i64,
@@ -144,6 +144,18 @@ pub struct RejectionRow {
     pub count: i64,
 }
 
+/// Rejections of one source with the same reason.
+#[derive(Debug, Deserialize)]
+pub struct RejectionGroup {
+    pub source: Option<String>,
+    pub status: i64,
+    pub reason: String,
+    pub count: i64,
+    pub addresses: i64,
+    pub first_at: String,
+    pub last_at: String,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct AuditRow {
@@ -160,7 +172,7 @@ pub struct AuditRow {
     pub reason: Option<String>,
 }
 
-/// A handler with its queue.
+/// A handler with its queue and the counts of the last hour.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct HandlerRow {
     pub handler: String,
@@ -183,7 +195,7 @@ pub struct HandlerRow {
     pub configured: bool,
 }
 
-/// A source with its counts of the last hour.
+/// A source with the counts of the last hour.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct SourceRow {
     pub source: String,

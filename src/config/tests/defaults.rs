@@ -40,9 +40,9 @@ fn an_empty_file_has_the_documented_defaults() {
         admin: AdminConfig {
             listen: vec![Listen::Tcp("127.0.0.1:8081".parse().unwrap())],
             open_metrics: false,
-            tokens: vec![],
-            read_tokens: vec![],
-            hosts: vec![],
+            tokens: Vec::new(),
+            read_tokens: Vec::new(),
+            hosts: Vec::new(),
         },
         store: StoreConfig {
             path: path.join("hooktrail.db"),

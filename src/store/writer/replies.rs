@@ -52,8 +52,9 @@ impl Writer {
         self.publish_job_changes(effects);
     }
 
-    /// Publishes the number of queued jobs and the activity of the sources.
+    /// Publishes the number of queued jobs, the activity of the sources and the metrics of their events.
     pub(super) fn publish_counts(&self, effects: &Effects) {
+        self.inputs.metrics.count_committed(effects.minute_counts.sources());
         for &(source, jobs) in &effects.queued {
             self.recount.counters.add(source, jobs);
         }

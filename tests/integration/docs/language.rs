@@ -8,7 +8,7 @@ use super::repository;
 
 /// Texts for people: documentation, configuration, comments, messages. docs/cli.md is the `--help` of
 /// every command.
-const TEXTS: [&str; 13] = [
+const TEXTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -20,6 +20,7 @@ const TEXTS: [&str; 13] = [
     "docs",
     "examples",
     "handlers",
+    "monitoring",
     "src",
     "systemd",
 ];

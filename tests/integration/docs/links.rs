@@ -9,8 +9,10 @@ use super::{page, repository};
 #[test]
 fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
     let mut broken = Vec::new();
-    let pages: Vec<String> =
-        [".", "docs", "benches", "examples"].into_iter().flat_map(pages_under).collect();
+    let pages: Vec<String> = [".", "docs", "benches", "examples", "monitoring"]
+        .into_iter()
+        .flat_map(pages_under)
+        .collect();
     assert!(pages.len() > 15, "{pages:?}");
     for name in pages {
         let text = page(&name);
