@@ -187,12 +187,14 @@ fn operations_wait_in_a_bounded_queue_and_can_be_stopped_there() {
     let detail = "too many operations wait: try again when one has ended";
     assert_problem(&rejected[0], 503, detail);
     assert_eq!(rejected[0].header("retry-after"), Some("1"));
-    for response in &waiting {
-        let operation = parse(response);
-        assert_eq!(operation["state"], "waiting", "{operation}");
-        let stop = format!("/api/v1/operations/{}/stop", operation["operation"]);
-        std::thread::scope(|scope| drop(scope.spawn(|| api.post(&stop, &Value::Null))));
-    }
+    std::thread::scope(|scope| {
+        for response in &waiting {
+            let operation = parse(response);
+            assert_eq!(operation["state"], "waiting", "{operation}");
+            let stop = format!("/api/v1/operations/{}/stop", operation["operation"]);
+            scope.spawn(move || assert_eq!(api.post(&stop, &Value::Null).status, 200));
+        }
+    });
     drop(lock);
     assert_eq!(api.until_ended(&first)["state"], "done");
     for response in &waiting {
