@@ -1,16 +1,16 @@
 //! The feed of new outcomes: one thread reads them, and each stream of a client gets its rows. So many streams cost
 //! the database no more than one reader.
 //!
-//! A stream has a bounded buffer. A client that reads too slowly loses its stream, and comes back with the id of the
-//! last outcome that it has read.
+//! All streams share the newest batches. A stream that lags behind them reads what it lacks from the database, so slow
+//! clients cost no memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::mpsc;
+use tokio::sync::broadcast::{Receiver, Sender, channel};
 
 use crate::store::queries::{self, Rows};
 use crate::store::search::{self, TailView};
@@ -25,11 +25,11 @@ const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The most streams.
 pub const MAX_STREAMS: usize = 256;
 
-/// Batches of outcomes that a stream holds. Each is what one look has found.
-const BUFFERED_BATCHES: usize = 64;
+/// The newest batches, which all streams share. Each is what one look has found.
+const BUFFERED_BATCHES: usize = 16;
 
 /// Outcomes that one look returns. More follow at once.
-const MAX_BATCH: i64 = 1000;
+const MAX_BATCH: i64 = 500;
 
 /// All outcomes after an id up to another one, oldest first.
 #[derive(Debug)]
@@ -41,18 +41,13 @@ pub struct Batch {
     pub rows: Rows,
 }
 
-#[derive(Debug, Default)]
-struct Streams {
-    senders: Vec<mpsc::Sender<Arc<Batch>>>,
-}
-
 /// The streams of new outcomes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OutcomeFeed {
-    streams: Mutex<Streams>,
+    /// `None`: the server stops.
+    batches: Mutex<Option<Sender<Arc<Batch>>>>,
     changed: Condvar,
     last_change: AtomicU64,
-    is_closed: AtomicBool,
 }
 
 impl OutcomeFeed {
@@ -61,7 +56,11 @@ impl OutcomeFeed {
     /// # Errors
     /// The thread can't be started.
     pub fn start(readers: ReadPool) -> anyhow::Result<(Arc<Self>, JoinHandle<()>)> {
-        let feed = Arc::<Self>::default();
+        let feed = Arc::new(Self {
+            batches: Mutex::new(Some(channel(BUFFERED_BATCHES).0)),
+            changed: Condvar::new(),
+            last_change: AtomicU64::new(0),
+        });
         let running = Arc::clone(&feed);
         let thread =
             std::thread::Builder::new().name("feed".into()).spawn(move || running.run(&readers))?;
@@ -70,17 +69,13 @@ impl OutcomeFeed {
 
     /// Adds a stream, or returns `None` if there are too many. A client that reads the database after this call, and
     /// then all that a batch says it lacks, misses no outcome.
-    pub fn subscribe(&self) -> Option<mpsc::Receiver<Arc<Batch>>> {
-        let mut streams = self.streams.lock();
-        streams.senders.retain(|sender| !sender.is_closed());
-        if streams.senders.len() >= MAX_STREAMS || self.is_closed.load(Ordering::Relaxed) {
-            return None;
-        }
-        let (sender, batches) = mpsc::channel(BUFFERED_BATCHES);
-        streams.senders.push(sender);
-        drop(streams);
+    pub fn subscribe(&self) -> Option<Receiver<Arc<Batch>>> {
+        let batches = self.batches.lock();
+        let sender = batches.as_ref().filter(|sender| sender.receiver_count() < MAX_STREAMS)?;
+        let receiver = sender.subscribe();
+        drop(batches);
         self.changed.notify_one();
-        Some(batches)
+        Some(receiver)
     }
 
     /// Returns the number of the last change that was announced.
@@ -90,8 +85,7 @@ impl OutcomeFeed {
 
     /// Ends the thread and all streams.
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Relaxed);
-        self.streams.lock().senders.clear();
+        *self.batches.lock() = None;
         self.changed.notify_one();
     }
 
@@ -106,11 +100,11 @@ impl OutcomeFeed {
 
     /// Waits until a stream is open. Returns false if the server stops.
     fn wait_for_streams(&self) -> bool {
-        let mut streams = self.streams.lock();
-        while streams.senders.is_empty() && !self.is_closed.load(Ordering::Relaxed) {
-            self.changed.wait(&mut streams);
+        let mut batches = self.batches.lock();
+        while batches.as_ref().is_some_and(|sender| sender.receiver_count() == 0) {
+            self.changed.wait(&mut batches);
         }
-        !self.is_closed.load(Ordering::Relaxed)
+        batches.is_some()
     }
 
     /// Reads new outcomes while streams are open.
@@ -157,18 +151,14 @@ impl OutcomeFeed {
         Ok(())
     }
 
-    /// Gives a batch to all streams. A stream whose buffer is full ends. Returns whether streams are open.
+    /// Gives a batch to all streams. Returns whether streams are open.
     fn send(&self, batch: Batch) -> bool {
-        let batch = Arc::new(batch);
-        let mut streams = self.streams.lock();
-        streams.senders.retain(|sender| sender.try_send(Arc::clone(&batch)).is_ok());
-        !streams.senders.is_empty()
+        let batches = self.batches.lock();
+        batches.as_ref().is_some_and(|sender| sender.send(Arc::new(batch)).is_ok())
     }
 
     fn has_streams(&self) -> bool {
-        let mut streams = self.streams.lock();
-        streams.senders.retain(|sender| !sender.is_closed());
-        !streams.senders.is_empty()
+        self.batches.lock().as_ref().is_some_and(|sender| sender.receiver_count() > 0)
     }
 }
 

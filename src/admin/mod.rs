@@ -56,7 +56,11 @@ use write_access::WriteAccess;
 /// Requests that read the database at once. More would take processor time from intake.
 const MAX_READS: usize = 2;
 
-/// How long a request waits for its turn to read.
+/// Requests that write at once. They may have to wait for the lock of the database, and must not keep others from
+/// reading meanwhile.
+const MAX_WRITES: usize = 1;
+
+/// How long a request waits for its turn to read or write.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
 /// The most streams of the output of running jobs.
@@ -64,6 +68,10 @@ const MAX_OUTPUT_STREAMS: usize = 32;
 
 /// The most connections, with those of the streams.
 pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
+
+/// How long a client may leave what was sent to it unread. Then its connection is closed, so that clients which never
+/// read do not use up the connections.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The largest body of a request.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -77,6 +85,7 @@ pub struct Admin {
     links: SignInLinks,
     readers: ReadPool,
     reads: Semaphore,
+    writes: Semaphore,
     clock: MonotonicClock,
     write_access: WriteAccess,
     operations: Arc<Operations>,
@@ -155,7 +164,7 @@ impl Admin {
         self.shared_loads.load(key, client.since_change, now, load).await
     }
 
-    /// Runs what may block on another thread.
+    /// Runs what reads the database on another thread.
     ///
     /// # Errors
     /// That of `run`, or too many requests wait.
@@ -163,16 +172,35 @@ impl Admin {
         self: &Arc<Self>,
         run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let permit = tokio::time::timeout(READ_WAIT, self.reads.acquire()).await;
+        self.run_within(&self.reads, run).await
+    }
+
+    /// Runs what writes to the database on another thread.
+    ///
+    /// # Errors
+    /// That of `run`, or another request writes.
+    async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.run_within(&self.writes, run).await
+    }
+
+    async fn run_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: &Semaphore,
+        run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permit = tokio::time::timeout(READ_WAIT, limit.acquire()).await;
         let Ok(Ok(_permit)) = permit else {
-            return Err(Problem::unavailable("too many requests read the database: try again"));
+            return Err(Problem::unavailable("too many requests use the database: try again"));
         };
         let admin = Arc::clone(self);
         match web::block(move || run(&admin)).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => {
-                log::warn!("the database can't be read for the console: {error:#}");
-                Err(Problem::unavailable(format!("the database can't be read now: {error:#}")))
+                log::warn!("the database can't be used for the console: {error:#}");
+                Err(Problem::unavailable(format!("the database can't be used now: {error:#}")))
             }
             Err(_) => Err(Problem::unavailable("the server is stopping")),
         }
@@ -245,6 +273,7 @@ pub fn start(
         links: SignInLinks::default(),
         readers,
         reads: Semaphore::new(MAX_READS),
+        writes: Semaphore::new(MAX_WRITES),
         clock,
         write_access,
         operations,
@@ -259,6 +288,7 @@ pub fn start(
         threads: 1,
         max_connections: MAX_CONNECTIONS,
         open_count: Arc::clone(&admin.intake.exporter.metrics.admin_connections),
+        unread_timeout: Some(UNREAD_TIMEOUT),
     };
     let (limits, app_admin) = (Arc::clone(&admin), Arc::clone(&admin));
     let server = spawn_server(

@@ -159,6 +159,15 @@ impl Operation {
         }
     }
 
+    /// Sets the progress at the end of a run.
+    fn end_of_run(&self, progress: BulkProgress, detail: Option<String>) -> RunEnd {
+        self.status.lock().progress = progress;
+        match self.should_stop.load(Ordering::Relaxed) && progress.done < progress.total {
+            true => RunEnd::Stopped,
+            false => RunEnd::Complete(detail),
+        }
+    }
+
     fn end(&self, state: OperationState, detail: Option<String>) {
         let mut status = self.status.lock();
         (status.state, status.detail) = (state, detail);
@@ -245,19 +254,21 @@ impl Operations {
     }
 }
 
+/// How an operation ended.
+enum RunEnd {
+    /// It did all, except for what the text names.
+    Complete(Option<String>),
+    /// A client stopped it before its end.
+    Stopped,
+}
+
 impl OperationRunner {
     fn run_all(&self, receiver: &Receiver<Arc<Operation>>) {
         while let Ok(operation) = receiver.recv() {
             let result = self.run(&operation);
             match result {
-                Ok(detail) => {
-                    let is_stopped = operation.should_stop.load(Ordering::Relaxed)
-                        && operation.status().progress.done < operation.status().progress.total;
-                    operation.end(
-                        if is_stopped { OperationState::Stopped } else { OperationState::Done },
-                        detail,
-                    );
-                }
+                Ok(RunEnd::Complete(detail)) => operation.end(OperationState::Done, detail),
+                Ok(RunEnd::Stopped) => operation.end(OperationState::Stopped, None),
                 Err(error) => {
                     log::warn!("operation {}: {error:#}", operation.id);
                     operation.end(OperationState::Failed, Some(format!("{error:#}")));
@@ -266,8 +277,10 @@ impl OperationRunner {
         }
     }
 
-    /// Runs an operation. Returns what it left out.
-    fn run(&self, operation: &Operation) -> anyhow::Result<Option<String>> {
+    fn run(&self, operation: &Operation) -> anyhow::Result<RunEnd> {
+        if operation.should_stop.load(Ordering::Relaxed) {
+            return Ok(RunEnd::Stopped);
+        }
         let OperationRequest { action, selector, ids, is_dry_run, who, via } = &operation.request;
         let store = self.write_access.open()?;
         operation.set_state(OperationState::Selecting);
@@ -301,18 +314,17 @@ impl OperationRunner {
             selection::select_jobs(&store.conn, selector, ids, command.condition(), &mut report)?;
         let missing = count_missing_bodies(&store, operation, &command)?;
         if operation.should_stop.load(Ordering::Relaxed) {
-            return Ok(None);
+            return Ok(RunEnd::Stopped);
         }
         if *is_dry_run {
             let count = jobs.len();
             operation.status.lock().progress =
                 BulkProgress { done: count, total: count, jobs: count };
-            return Ok(missing);
+            return Ok(RunEnd::Complete(missing));
         }
         operation.set_state(OperationState::Running);
         let progress = audit::apply_to_jobs(&store, &jobs, &command, &audit, &mut report)?;
-        operation.status.lock().progress = progress;
-        Ok(missing)
+        Ok(operation.end_of_run(progress, missing))
     }
 
     fn replay(
@@ -320,7 +332,7 @@ impl OperationRunner {
         store: &Store,
         operation: &Operation,
         audit: AuditEntry,
-    ) -> anyhow::Result<Option<String>> {
+    ) -> anyhow::Result<RunEnd> {
         let OperationRequest { selector, ids, is_dry_run, .. } = &operation.request;
         let config = self.config.load_full();
         let handler = selector.handler.as_deref();
@@ -329,22 +341,22 @@ impl OperationRunner {
         let selected =
             replay::select_events(store, &config, &request, &self.task_builder, &mut report)?;
         if operation.should_stop.load(Ordering::Relaxed) {
-            return Ok(None);
+            return Ok(RunEnd::Stopped);
         }
         let unmatched = selected.unmatched().len();
-        let no_handler =
-            (unmatched > 0).then(|| format!("{unmatched} events: no handler takes their source"));
+        let no_handler = (unmatched > 0)
+            .then(|| format!("{}: no handler takes their source", count_of(unmatched, "event")));
         if *is_dry_run {
             let count = selected.events();
             operation.status.lock().progress = BulkProgress { done: count, total: count, jobs: 0 };
-            return Ok(no_handler);
+            return Ok(RunEnd::Complete(no_handler));
         }
         operation.set_state(OperationState::Running);
         let summary = selected.run(store, &config, audit, &mut report)?;
-        operation.status.lock().progress = summary.progress;
-        let missing = summary.missing_events.len();
-        let missing = (missing > 0).then(|| format!("{missing} events have no body any more"));
-        Ok(join_details(no_handler, missing))
+        let missing = summary.missing_events.len() as u64;
+        let missing =
+            (missing > 0).then(|| format!("{}: the body was removed", count_of(missing, "event")));
+        Ok(operation.end_of_run(summary.progress, join_details(no_handler, missing)))
     }
 }
 
@@ -363,7 +375,13 @@ fn count_missing_bodies(
     let jobs: IdSet =
         selection::select_jobs(&store.conn, selector, ids, condition, &mut check_stop)?;
     let count = jobs.len();
-    Ok((count > 0).then(|| format!("{count} jobs can't run: their events have no body any more")))
+    Ok((count > 0)
+        .then(|| format!("{}: the body of the event was removed", count_of(count, "job"))))
+}
+
+/// Returns `1 job` or `2 jobs`.
+fn count_of(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn join_details(first: Option<String>, second: Option<String>) -> Option<String> {

@@ -44,6 +44,7 @@ pub const TOPICS: &[Topic] = topics! {
     "job-lifecycle" "States, retries, circuit breaker, crash and restart"
     "cli" "Command line: exit codes, selecting jobs, times, JSON fields"
     "database" "Views, columns, queries, backup"
+    "api" "Read and act from programs: calls, tokens, filters, streams"
     "alerts" "Get a mail when something is wrong"
     "operations" "Run it as a service, behind a proxy; solve problems"
     "glossary" "Terms"

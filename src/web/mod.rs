@@ -206,6 +206,7 @@ pub fn listen(
         threads: INTAKE_THREADS,
         max_connections,
         open_count: Arc::clone(&state.exporter.metrics.intake_connections),
+        unread_timeout: None,
     };
     let (limits, app_state) = (Arc::clone(state), Arc::clone(state));
     let make_app = move || intake_app(&app_state);

@@ -52,6 +52,9 @@ pub struct ListenerSettings {
     pub max_connections: usize,
     /// Counts its open connections.
     pub open_count: Arc<AtomicUsize>,
+    /// How long a client may leave what was sent to it unread, before its connection is closed. `None`: the time limits
+    /// of responses are enough.
+    pub unread_timeout: Option<Duration>,
 }
 
 /// Starts a server on bound sockets. Each thread makes an app for each socket. `limits` returns the time limits, which a
@@ -69,7 +72,8 @@ where
     A: AppService<B>,
     B: MessageBody + 'static,
 {
-    let ListenerSettings { name, threads, max_connections, open_count } = settings;
+    let ListenerSettings { name, threads, max_connections, open_count, unread_timeout } = settings;
+    let unread_ms = unread_timeout.and_then(|timeout| u32::try_from(timeout.as_millis()).ok());
     let connections = Connections::new(max_connections, limits, open_count);
     let (started, start) = mpsc::sync_channel(1);
     let run_connections = Arc::clone(&connections);
@@ -85,7 +89,12 @@ where
             let (make_app, connections) = (make_app.clone(), Arc::clone(&run_connections));
             let added = match socket {
                 BoundSocket::Tcp(tcp) => {
-                    let peer_addr = |stream: &TcpStream| stream.peer_addr().map(Some);
+                    let peer_addr = move |stream: &TcpStream| {
+                        if let Some(limit_ms) = unread_ms {
+                            rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms)?;
+                        }
+                        stream.peer_addr().map(Some)
+                    };
                     server.listen(name, tcp, move || {
                         stream_service(make_app(), &connections, peer_addr)
                     })
@@ -160,12 +169,13 @@ impl<B, A> AppService<B> for A where
 
 /// The service of one thread for the connections of one socket. `peer_addr` fails for a peer that has reset its
 /// connection. Without an address it would count as a unix socket.
-fn stream_service<S, A, B>(
+fn stream_service<S, A, B, P>(
     app: App<A>,
     connections: &Arc<Connections>,
-    peer_addr: fn(&S) -> io::Result<Option<SocketAddr>>,
-) -> impl ServiceFactory<S, Config = ()> + use<S, A, B>
+    peer_addr: P,
+) -> impl ServiceFactory<S, Config = ()> + use<S, A, B, P>
 where
+    P: Fn(&S) -> io::Result<Option<SocketAddr>> + Copy + 'static,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     A: AppService<B>,
     B: MessageBody + 'static,

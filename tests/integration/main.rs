@@ -12,7 +12,12 @@
     reason = "clippy exempts only test functions, and helpers of tests may do the same"
 )]
 
+mod admin_access;
+mod admin_actions;
 mod admin_commands;
+mod admin_lists;
+mod admin_openapi;
+mod admin_streams;
 mod alerts;
 mod architecture;
 mod backup;

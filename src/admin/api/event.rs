@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use actix_web::web::{Bytes, Data, Json, Path};
 use actix_web::{HttpResponse, rt};
 use tokio::sync::mpsc;
@@ -226,6 +226,7 @@ pub async fn body(admin: Data<Admin>, event: Path<i64>) -> Result<HttpResponse, 
     // The body comes from outside: no browser may show it as a page of this server.
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"event-{id}.body\"")))
         .body(SizedStream::new(length, PieceStream(receiver))))
 }

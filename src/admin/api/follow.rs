@@ -5,12 +5,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::Method;
 use actix_web::http::header::CACHE_CONTROL;
-use actix_web::web::{Bytes, Data, Json, Query};
+use actix_web::web::{Bytes, Data, Json};
 use actix_web::{HttpRequest, HttpResponse, Responder, rt};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
-use super::params::ListParams;
+use super::params::{self, ListParams};
 use super::rows::{OutcomeRow, Page, objects};
 use crate::admin::Admin;
 use crate::admin::feed::{Batch, MAX_STREAMS, integer};
@@ -32,58 +35,69 @@ const CATCH_UP_ROWS: i64 = 500;
 /// How long a client may take to read a part of the stream.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Outcomes, newest first. With `follow=1`: new ones as server-sent events, whose `id` is that of the outcome and whose
-/// `data` is its row. The header `Last-Event-ID` resumes a stream after an outcome.
+/// The size from which a part of the stream is sent. A client that reads slowly holds few parts in memory.
+const PART_BYTES: usize = 32 << 10;
+
+/// Outcomes, newest first, or new ones as they come.
+///
+/// With `follow=1`, the response is a stream of server-sent events, whose `id` is that of the outcome and whose `data`
+/// is its row. The header `Last-Event-ID` resumes a stream after an outcome.
 #[utoipa::path(get, path = "/api/v1/outcomes",
     params(ListParams, ("Last-Event-ID" = Option<i64>, Header, minimum = 0)),
     responses((status = 200, content((Page<OutcomeRow> = "application/json"), (String = "text/event-stream"))),
         (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub async fn outcomes(
-    admin: Data<Admin>,
-    params: Query<ListParams>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    let (selector, page) = (params.selector()?, params.page("outcomes")?);
+pub async fn outcomes(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let params = ListParams::read(&request, &params::OUTCOMES)?;
+    let (selector, page) = (params.selector()?, params.page(params::OUTCOMES.name)?);
+    let resume_after = read_last_event_id(&request)?;
     if params.is_following()? {
-        return follow(admin.into_inner(), selector, &request);
+        return follow(admin.into_inner(), selector, resume_after, &request);
     }
     let found = admin.read(move |conn, _| pages::page_of_outcomes(conn, &selector, page)).await?;
     let page: Page<OutcomeRow> = Page {
         items: objects(&found.rows).map_err(Problem::internal)?,
-        next: params.next("outcomes", &found),
+        next: params.next(params::OUTCOMES.name, &found),
         searched_to: found.searched_to_ms.map(format_rfc3339),
     };
     Ok(Json(page).respond_to(&request).map_into_boxed_body())
+}
+
+/// Returns the id of the last outcome that the client has got.
+///
+/// # Errors
+/// The header is no id.
+fn read_last_event_id(request: &HttpRequest) -> Result<Option<i64>, Problem> {
+    let Some(id) = request.headers().get("last-event-id") else { return Ok(None) };
+    let id: Option<i64> = id.to_str().ok().and_then(|id| id.trim().parse().ok());
+    let id = id.filter(|id| *id >= 0).ok_or_else(|| {
+        Problem::bad_request("Last-Event-ID: expected the `id` of an earlier event")
+    })?;
+    Ok(Some(id))
 }
 
 /// Begins a stream.
 fn follow(
     admin: Arc<Admin>,
     selector: Selector,
+    resume_after: Option<i64>,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let resume_after = match request.headers().get("last-event-id") {
-        None => None,
-        Some(id) => {
-            let id: Option<i64> = id.to_str().ok().and_then(|id| id.trim().parse().ok());
-            let id = id.filter(|id| *id >= 0).ok_or_else(|| {
-                Problem::bad_request("Last-Event-ID: expected the `id` of an earlier event")
-            })?;
-            Some(id)
-        }
-    };
-    let Some(batches) = admin.feed.subscribe() else {
-        return Err(Problem::unavailable(format!("{MAX_STREAMS} streams are open: close one")));
-    };
-    let (sender, receiver) = mpsc::channel(4);
-    let stream = OutcomeStream { admin, selector, last: 0, sender };
-    rt::spawn(stream.run(resume_after, batches));
-    Ok(HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("text/event-stream")
         .insert_header((CACHE_CONTROL, "no-store"))
         // nginx would collect the events otherwise.
-        .insert_header(("X-Accel-Buffering", "no"))
-        .streaming(PieceStream(receiver)))
+        .insert_header(("X-Accel-Buffering", "no"));
+    if request.method() == Method::HEAD {
+        return Ok(response.finish());
+    }
+    let Some(batches) = admin.feed.subscribe() else {
+        return Err(Problem::unavailable(format!("{MAX_STREAMS} streams are open: close one")));
+    };
+    let (sender, receiver) = mpsc::channel(1);
+    let stream = OutcomeStream { admin, selector, last: 0, sender };
+    rt::spawn(stream.run(resume_after, batches));
+    Ok(response.streaming(PieceStream(receiver)))
 }
 
 /// A stream of one client.
@@ -99,21 +113,22 @@ struct OutcomeStream {
 struct StreamEnd;
 
 impl OutcomeStream {
-    async fn run(mut self, resume_after: Option<i64>, mut batches: mpsc::Receiver<Arc<Batch>>) {
+    async fn run(mut self, resume_after: Option<i64>, mut batches: Receiver<Arc<Batch>>) {
         let _ = self.send_all(resume_after, &mut batches).await;
     }
 
     async fn send_all(
         &mut self,
         resume_after: Option<i64>,
-        batches: &mut mpsc::Receiver<Arc<Batch>>,
+        batches: &mut Receiver<Arc<Batch>>,
     ) -> Result<(), StreamEnd> {
         let newest = self
             .admin
             .read(|conn, _| search::newest_id(conn, TailView::Outcomes))
             .await
             .map_err(|_| StreamEnd)?;
-        self.last = resume_after.unwrap_or(newest);
+        // An id that the database does not have yet is one of another database.
+        self.last = resume_after.map_or(newest, |id| id.min(newest));
         // The comment tells the client that the stream is open.
         self.send("retry: 2000\n:\n\n".to_owned()).await?;
         self.catch_up(newest).await?;
@@ -122,7 +137,12 @@ impl OutcomeStream {
                 self.send(":\n\n".to_owned()).await?;
                 continue;
             };
-            let batch = batch.ok_or(StreamEnd)?;
+            let batch = match batch {
+                Ok(batch) => batch,
+                // The next batch tells which outcomes the stream lacks.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return Err(StreamEnd),
+            };
             self.catch_up(batch.after).await?;
             self.send_rows(&batch.rows).await?;
             self.last = self.last.max(batch.last);
@@ -152,6 +172,9 @@ impl OutcomeStream {
             if id > self.last && self.is_selected(rows, row) {
                 let object = serde_json::Value::Object(row_object(&rows.columns, row));
                 let _ = write!(text, "id: {id}\ndata: {object}\n\n");
+            }
+            if text.len() >= PART_BYTES {
+                self.send(std::mem::take(&mut text)).await?;
             }
         }
         match text.is_empty() {

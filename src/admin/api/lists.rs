@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use actix_web::web::{Data, Json, Query};
+use actix_web::HttpRequest;
+use actix_web::web::{Data, Json};
 use serde::de::DeserializeOwned;
 
-use super::params::ListParams;
+use super::params::{self, List, ListParams};
 use super::rows::{
     AuditRow, EventRow, FailureRow, HandlerRow, JobRow, Page, RejectionRow, SourceRow,
     mark_configured, objects,
@@ -21,26 +22,37 @@ use crate::store::{self, Connection, stats};
 type Result<T> = std::result::Result<Json<Page<T>>, Problem>;
 
 /// Reads a page of a list.
-async fn page<T: DeserializeOwned + Send + 'static>(
+async fn load_page<T: DeserializeOwned + Send + 'static>(
     admin: &Arc<Admin>,
-    list: &'static str,
+    list: &List,
     params: &ListParams,
     read: fn(&Connection, &Selector, PageRequest, MonotonicClock) -> store::Result<pages::Page>,
-) -> Result<T> {
-    let (selector, request) = (params.selector()?, params.page(list)?);
-    let found = admin.read(move |conn, clock| read(conn, &selector, request, clock)).await?;
-    Ok(Json(Page {
+) -> std::result::Result<Page<T>, Problem> {
+    let (selector, page) = (params.selector()?, params.page(list.name)?);
+    let found = admin.read(move |conn, clock| read(conn, &selector, page, clock)).await?;
+    Ok(Page {
         items: objects(&found.rows).map_err(Problem::internal)?,
-        next: params.next(list, &found),
+        next: params.next(list.name, &found),
         searched_to: found.searched_to_ms.map(format_rfc3339),
-    }))
+    })
 }
 
 /// Accepted webhooks, newest first. With a condition on jobs, an event is at the place of its newest job that matches.
 #[utoipa::path(get, path = "/api/v1/events", params(ListParams),
     responses((status = 200, body = Page<EventRow>), (status = 400, body = Problem)))]
-pub async fn events(admin: Data<Admin>, params: Query<ListParams>) -> Result<EventRow> {
-    page(&admin, "events", &params, |conn, selector, page, _| {
+pub async fn events(admin: Data<Admin>, request: HttpRequest) -> Result<EventRow> {
+    load_events(&admin, &ListParams::read(&request, &params::EVENTS)?).await.map(Json)
+}
+
+/// Returns a page of events.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_events(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<EventRow>, Problem> {
+    load_page(admin, &params::EVENTS, params, |conn, selector, page, _| {
         pages::page_of_events(conn, selector, page)
     })
     .await
@@ -49,46 +61,83 @@ pub async fn events(admin: Data<Admin>, params: Query<ListParams>) -> Result<Eve
 /// Jobs, newest first.
 #[utoipa::path(get, path = "/api/v1/jobs", params(ListParams),
     responses((status = 200, body = Page<JobRow>), (status = 400, body = Problem)))]
-pub async fn jobs(admin: Data<Admin>, params: Query<ListParams>) -> Result<JobRow> {
-    page(&admin, "jobs", &params, |conn, selector, page, clock| {
+pub async fn jobs(admin: Data<Admin>, request: HttpRequest) -> Result<JobRow> {
+    let params = ListParams::read(&request, &params::JOBS)?;
+    load_page(&admin, &params::JOBS, &params, |conn, selector, page, clock| {
         pages::page_of_jobs(conn, selector, page, clock.to_wall_ms(0))
     })
     .await
+    .map(Json)
 }
 
-/// Rejected requests, newest first. `handler`, `state`, `text`, `event` and `failure` do not apply.
+/// Rejected requests, newest first.
 #[utoipa::path(get, path = "/api/v1/rejections", params(ListParams),
     responses((status = 200, body = Page<RejectionRow>), (status = 400, body = Problem)))]
-pub async fn rejections(admin: Data<Admin>, params: Query<ListParams>) -> Result<RejectionRow> {
-    page(&admin, "rejections", &params, |conn, selector, page, _| {
+pub async fn rejections(admin: Data<Admin>, request: HttpRequest) -> Result<RejectionRow> {
+    load_rejections(&admin, &ListParams::read(&request, &params::REJECTIONS)?).await.map(Json)
+}
+
+/// Returns a page of rejections.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_rejections(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<RejectionRow>, Problem> {
+    load_page(admin, &params::REJECTIONS, params, |conn, selector, page, _| {
         pages::page_of_rejections(conn, selector, page)
     })
     .await
 }
 
-/// The audit log, newest first: who did what. Only `limit` and `cursor` apply.
+/// The audit log, newest first: who did what.
 #[utoipa::path(get, path = "/api/v1/audit", params(ListParams),
     responses((status = 200, body = Page<AuditRow>), (status = 400, body = Problem)))]
-pub async fn audit_log(admin: Data<Admin>, params: Query<ListParams>) -> Result<AuditRow> {
-    page(&admin, "audit", &params, |conn, _, page, _| pages::page_of_audit_log(conn, page)).await
+pub async fn audit_log(admin: Data<Admin>, request: HttpRequest) -> Result<AuditRow> {
+    load_audit_log(&admin, &ListParams::read(&request, &params::AUDIT_LOG)?).await.map(Json)
+}
+
+/// Returns a page of the audit log.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_audit_log(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Page<AuditRow>, Problem> {
+    load_page(admin, &params::AUDIT_LOG, params, |conn, _, page, _| {
+        pages::page_of_audit_log(conn, page)
+    })
+    .await
 }
 
 /// Jobs whose last attempt failed, grouped by handler and reason; the group with the last failure first.
 #[utoipa::path(get, path = "/api/v1/failures", params(ListParams),
     responses((status = 200, body = Page<FailureRow>), (status = 400, body = Problem)))]
-pub async fn failures(admin: Data<Admin>, params: Query<ListParams>) -> Result<FailureRow> {
+pub async fn failures(admin: Data<Admin>, request: HttpRequest) -> Result<FailureRow> {
+    let params = ListParams::read(&request, &params::FAILURES)?;
+    let items = load_failures(&admin, &params).await?;
+    Ok(Json(Page { items, next: None, searched_to: None }))
+}
+
+/// Returns the groups of failures.
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_failures(
+    admin: &Arc<Admin>,
+    params: &ListParams,
+) -> std::result::Result<Vec<FailureRow>, Problem> {
     let handler = params.selector()?.handler;
     let rows = admin.read(move |conn, _| queries::list_failures(conn, handler.as_deref())).await?;
-    Ok(Json(Page {
-        items: objects(&rows).map_err(Problem::internal)?,
-        next: None,
-        searched_to: None,
-    }))
+    objects(&rows).map_err(Problem::internal)
 }
 
 /// All handlers with their queues and the counts of the last hour.
 #[utoipa::path(get, path = "/api/v1/handlers", responses((status = 200, body = Page<HandlerRow>)))]
-pub async fn handlers(admin: Data<Admin>) -> Result<HandlerRow> {
+pub async fn handlers(admin: Data<Admin>, request: HttpRequest) -> Result<HandlerRow> {
+    params::check_no_parameters(&request)?;
     let items = load_handlers(&admin).await?;
     Ok(Json(Page { items, next: None, searched_to: None }))
 }
@@ -109,7 +158,8 @@ pub async fn load_handlers(admin: &Arc<Admin>) -> std::result::Result<Vec<Handle
 
 /// All sources with the counts of the last hour.
 #[utoipa::path(get, path = "/api/v1/sources", responses((status = 200, body = Page<SourceRow>)))]
-pub async fn sources(admin: Data<Admin>) -> Result<SourceRow> {
+pub async fn sources(admin: Data<Admin>, request: HttpRequest) -> Result<SourceRow> {
+    params::check_no_parameters(&request)?;
     let items = load_sources(&admin).await?;
     Ok(Json(Page { items, next: None, searched_to: None }))
 }

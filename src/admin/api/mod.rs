@@ -1,6 +1,11 @@
 //! The API under `/api/v1`. `openapi` describes it.
 
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, HeaderValue};
 use actix_web::web::{self, JsonConfig, PathConfig, QueryConfig, ServiceConfig};
+use actix_web::{
+    FromRequest, Handler, HttpRequest, Resource, Responder, ResponseError, Route, guard,
+};
 
 use super::problem::Problem;
 
@@ -16,35 +21,65 @@ pub mod rows;
 /// Adds the routes.
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .route("/api/v1/events", web::get().to(lists::events))
-        .route("/api/v1/events/replay", web::post().to(actions::replay))
-        .route("/api/v1/events/{event}", web::get().to(event::event))
-        .route("/api/v1/events/{event}/body", web::get().to(event::body))
-        .route("/api/v1/jobs", web::get().to(lists::jobs))
-        .route("/api/v1/jobs/retry", web::post().to(actions::retry))
-        .route("/api/v1/jobs/cancel", web::post().to(actions::cancel))
-        .route("/api/v1/jobs/{job}", web::get().to(event::job))
-        .route("/api/v1/jobs/{job}/output", web::get().to(output::output))
-        .route("/api/v1/outcomes", web::get().to(follow::outcomes))
-        .route("/api/v1/rejections", web::get().to(lists::rejections))
-        .route("/api/v1/failures", web::get().to(lists::failures))
-        .route("/api/v1/handlers", web::get().to(lists::handlers))
-        .route("/api/v1/handlers/{handler}/pause", web::post().to(actions::pause))
-        .route("/api/v1/handlers/{handler}/resume", web::post().to(actions::resume))
-        .route("/api/v1/sources", web::get().to(lists::sources))
-        .route("/api/v1/audit", web::get().to(lists::audit_log))
-        .route("/api/v1/operations", web::get().to(actions::operations))
-        .route("/api/v1/operations/{operation}", web::get().to(actions::operation))
-        .route("/api/v1/operations/{operation}/stop", web::post().to(actions::stop))
-        .route("/api/v1/sign-in-links", web::post().to(actions::create_sign_in_link))
-        .route("/api/v1/openapi.json", web::get().to(openapi::serve));
+        .service(get("/api/v1/events", lists::events))
+        .service(post("/api/v1/events/replay", actions::replay))
+        .service(get("/api/v1/events/{event}", event::event))
+        .service(get("/api/v1/events/{event}/body", event::body))
+        .service(get("/api/v1/jobs", lists::jobs))
+        .service(post("/api/v1/jobs/retry", actions::retry))
+        .service(post("/api/v1/jobs/cancel", actions::cancel))
+        .service(get("/api/v1/jobs/{job}", event::job))
+        .service(get("/api/v1/jobs/{job}/output", output::output))
+        .service(get("/api/v1/outcomes", follow::outcomes))
+        .service(get("/api/v1/rejections", lists::rejections))
+        .service(get("/api/v1/failures", lists::failures))
+        .service(get("/api/v1/handlers", lists::handlers))
+        .service(post("/api/v1/handlers/{handler}/pause", actions::pause))
+        .service(post("/api/v1/handlers/{handler}/resume", actions::resume))
+        .service(get("/api/v1/sources", lists::sources))
+        .service(get("/api/v1/audit", lists::audit_log))
+        .service(get("/api/v1/operations", actions::operations))
+        .service(get("/api/v1/operations/{operation}", actions::operation))
+        .service(post("/api/v1/operations/{operation}/stop", actions::stop))
+        .service(post("/api/v1/sign-in-links", actions::create_sign_in_link))
+        .service(get("/api/v1/openapi.json", openapi::serve));
+}
+
+/// A path that is read. The response to HEAD is that to GET without the body.
+fn get<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let is_read = guard::Any(guard::Get()).or(guard::Head());
+    resource(path, web::route().guard(is_read).to(handler), "GET, HEAD")
+}
+
+/// A path that changes something.
+fn post<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    resource(path, web::post().to(handler), "POST")
+}
+
+fn resource(path: &str, route: Route, allow: &'static str) -> Resource {
+    let reject = move |request: HttpRequest| async move {
+        let detail = format!("{}: expected {allow}", request.method());
+        let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).error_response();
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        response
+    };
+    web::resource(path).route(route).default_service(web::to(reject))
 }
 
 /// How the body of a request is read.
 pub fn json_config() -> JsonConfig {
     JsonConfig::default().limit(super::MAX_BODY_BYTES).error_handler(|error, _| {
         use actix_web::error::JsonPayloadError;
-        use actix_web::http::StatusCode;
         let status = match error {
             JsonPayloadError::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
+use super::params::FollowFlag;
 use super::rows::{AttemptRow, objects};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
@@ -35,7 +36,7 @@ const HEARTBEAT_INTERVALS: u32 = 150;
 pub struct OutputParams {
     /// `1`: the output as it comes, as server-sent events: `stdout` and `stderr` with a JSON text, and at the end of the
     /// attempt `end` with its number and its outcome.
-    #[param(pattern = "^[01]$")]
+    #[param(inline, value_type = FollowFlag, required = false)]
     pub follow: Option<String>,
 }
 
@@ -118,7 +119,7 @@ pub async fn output(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let is_following = match params.follow.as_deref() {
-        None | Some("" | "0") => false,
+        None | Some("0") => false,
         Some("1") => true,
         Some(other) => {
             return Err(Problem::bad_request(format!("follow: is {other:?}: expected 0 or 1")));

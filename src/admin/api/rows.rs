@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value as Json;
 use utoipa::ToSchema;
 
+use super::params::StateName;
 use crate::admin::operations::Operation;
 use crate::clock::format_rfc3339;
 use crate::row_json::row_object;
@@ -59,6 +60,7 @@ pub struct EventRow {
     pub dead: i64,
     pub cancelled: i64,
     /// Null while a job is queued or running.
+    #[schema(format = DateTime)]
     pub settled_at: Option<String>,
 }
 
@@ -72,11 +74,13 @@ pub struct JobRow {
     /// The number of the item, with `split`.
     pub item: Option<i64>,
     /// `queued`, `running`, `succeeded`, `dead` or `cancelled`.
+    #[schema(value_type = StateName)]
     pub state: String,
     pub attempts: i64,
     /// Why the job is dead, cancelled or waiting.
     pub reason: Option<String>,
     /// When a job that waits is due.
+    #[schema(format = DateTime)]
     pub due_at: Option<String>,
 }
 
@@ -88,10 +92,12 @@ pub struct AttemptRow {
     /// `succeeded`, `failed`, `timed_out`, `interrupted` or `deferred`.
     pub outcome: String,
     /// The end of the attempt.
+    #[schema(format = DateTime)]
     pub at: String,
     pub detail: String,
     pub duration_ms: i64,
     /// When the next attempt is due.
+    #[schema(format = DateTime)]
     pub next_at: Option<String>,
     /// The end of what the handler wrote to stdout. Bytes that are not UTF-8 are replaced.
     pub stdout: Option<String>,
@@ -102,6 +108,7 @@ pub struct AttemptRow {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct OutcomeRow {
     pub id: i64,
+    #[schema(format = DateTime)]
     pub at: String,
     pub event: i64,
     pub source: String,
@@ -111,9 +118,11 @@ pub struct OutcomeRow {
     pub outcome: String,
     pub detail: String,
     pub duration_ms: i64,
+    #[schema(format = DateTime)]
     pub next_at: Option<String>,
     pub job: i64,
     /// The state of the job now.
+    #[schema(value_type = StateName)]
     pub job_state: String,
 }
 
@@ -121,6 +130,7 @@ pub struct OutcomeRow {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct RejectionRow {
     pub id: i64,
+    #[schema(format = DateTime)]
     pub at: String,
     /// Null: no source has the path.
     pub source: Option<String>,
@@ -150,6 +160,7 @@ pub struct RejectionGroup {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct AuditRow {
     pub id: i64,
+    #[schema(format = DateTime)]
     pub at: String,
     pub who: String,
     /// `cli`, `console`, `api` or `signal`.
@@ -168,11 +179,13 @@ pub struct HandlerRow {
     #[serde(deserialize_with = "flag")]
     pub paused: bool,
     /// The end of the cooldown of an open circuit breaker.
+    #[schema(format = DateTime)]
     pub breaker_open_until: Option<String>,
     pub queued: i64,
     pub running: i64,
     pub dead: i64,
     /// When the oldest queued or running job was created.
+    #[schema(format = DateTime)]
     pub oldest_at: Option<String>,
     pub succeeded_last_hour: i64,
     /// Attempts of the last hour that did not succeed.
@@ -188,6 +201,7 @@ pub struct SourceRow {
     pub source: String,
     pub events_last_hour: i64,
     pub rejected_last_hour: i64,
+    #[schema(format = DateTime)]
     pub last_event_at: Option<String>,
     /// False: it is not in config.toml.
     #[serde(default)]
@@ -208,7 +222,9 @@ pub struct FailureRow {
     /// Jobs that will be retried.
     pub failing: i64,
     pub dead: i64,
+    #[schema(format = DateTime)]
     pub first_at: String,
+    #[schema(format = DateTime)]
     pub last_at: String,
     /// The job of the last failure, and its event.
     pub last_job: i64,
@@ -227,6 +243,7 @@ pub struct Header {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventDetails {
     pub event: i64,
+    #[schema(format = DateTime)]
     pub received_at: String,
     pub source: String,
     pub remote_ip: Option<String>,
@@ -245,6 +262,7 @@ pub struct EventDetails {
     /// Errors of optional expressions.
     pub note: Option<String>,
     pub duplicates: i64,
+    #[schema(format = DateTime)]
     pub settled_at: Option<String>,
     /// The first jobs of the event. `GET /api/v1/jobs?event=` lists all of them.
     pub jobs: Vec<JobRow>,
@@ -282,7 +300,9 @@ pub struct OperationRow {
     pub jobs: u64,
     /// Why it failed, or what it left out.
     pub detail: Option<String>,
+    #[schema(format = DateTime)]
     pub created_at: String,
+    #[schema(format = DateTime)]
     pub ended_at: Option<String>,
 }
 

@@ -105,7 +105,7 @@ pub async fn act(
     };
     let back = local_path(form.back.as_deref());
     if !form.is_single() && form.confirmed.is_none() {
-        let selection = Selection { dry_run: true, ..form.selection() };
+        let selection = Selection { is_dry_run: true, ..form.selection() };
         let operation = begin(&admin, &request, command, &selection, "console").await?;
         let status = operation.wait(WAIT).await;
         let number = status.state.is_final().then_some(status.progress.total);

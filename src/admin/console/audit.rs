@@ -21,7 +21,7 @@ pub async fn page(
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
     let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
-    let load = async { Ok(lists::audit_log(admin.clone(), params.clone()).await?.into_inner()) };
+    let load = lists::load_audit_log(&admin, &params);
     let page = admin.share(&client, &load_key(&request), load).await?;
     let content = html! {
         @if page.items.is_empty() {

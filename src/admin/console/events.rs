@@ -29,7 +29,7 @@ pub async fn page(
             .finish());
     }
     let names = names(&admin);
-    let load = async { Ok(lists::events(admin.clone(), params.clone()).await?.into_inner()) };
+    let load = lists::load_events(&admin, &params);
     let found = admin.share(&client, &load_key(&request), load).await;
     let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
     let (content, error) = match found {

@@ -21,8 +21,7 @@ pub async fn page(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let load =
-        async { Ok(lists::failures(admin.clone(), params.clone()).await?.into_inner().items) };
+    let load = lists::load_failures(&admin, &params);
     let groups = admin.share(&client, &load_key(&request), load).await?;
     let mut handlers: Vec<&str> = groups.iter().map(|group| group.handler.as_str()).collect();
     handlers.sort_unstable();

@@ -6,6 +6,8 @@ use std::time::Duration;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, rt};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -32,19 +34,21 @@ pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResp
         .streaming(PieceStream(receiver)))
 }
 
-async fn send_changes(mut batches: mpsc::Receiver<Arc<Batch>>, sender: mpsc::Sender<Piece>) {
+async fn send_changes(mut batches: Receiver<Arc<Batch>>, sender: mpsc::Sender<Piece>) {
     if sender.send(Ok(Bytes::from_static(b"retry: 2000\n:\n\n"))).await.is_err() {
         return;
     }
     let mut last = 0;
     loop {
         let text = match timeout(HEARTBEAT, batches.recv()).await {
-            Ok(Some(batch)) if batch.change == last => continue,
-            Ok(Some(batch)) => {
+            Ok(Ok(batch)) if batch.change == last => continue,
+            Ok(Ok(batch)) => {
                 last = batch.change;
                 format!("data: {last}\n\n")
             }
-            Ok(None) => return,
+            // Only the newest batch counts.
+            Ok(Err(RecvError::Lagged(_))) => continue,
+            Ok(Err(RecvError::Closed)) => return,
             Err(_) => ":\n\n".to_owned(),
         };
         // A client that does not read loses the stream.

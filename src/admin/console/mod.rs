@@ -79,7 +79,7 @@ pub async fn problems_as_pages<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let is_page = {
         let path = request.path();
-        !path.starts_with("/api/") && path != "/metrics" && path != "/live"
+        !path.starts_with("/api/") && path != "/api" && path != "/metrics" && path != "/live"
     };
     let response = next.call(request).await?;
     if !is_page || !error_page::is_problem(&response) {

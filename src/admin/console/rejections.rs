@@ -25,7 +25,7 @@ pub async fn page(
     let load = async {
         let groups = admin.read(|conn, _| queries::group_rejections(conn)).await?;
         let groups: Vec<RejectionGroup> = objects(&groups).map_err(Problem::internal)?;
-        Ok((groups, lists::rejections(admin.clone(), params.clone()).await?.into_inner()))
+        Ok((groups, lists::load_rejections(&admin, &params).await?))
     };
     let loaded = admin.share(&client, &load_key(&request), load).await?;
     let (groups, page) = &*loaded;

@@ -211,6 +211,9 @@ pub fn page_of_outcomes(
     let transaction = conn.unchecked_transaction()?;
     let conn = &*transaction;
     let Selector { handler, source, state, .. } = selector;
+    if selector.event.is_some() {
+        return page_of_event_outcomes(conn, selector, page);
+    }
     let mut filter = SqlFilter::new();
     add_names(&mut filter, handler.as_ref(), source.as_ref());
     let mut matches = page.matches();
@@ -235,6 +238,24 @@ pub fn page_of_outcomes(
     let rows = load_rows(conn, sql, found.ids.iter().copied(), &[])?;
     let time_sql = "SELECT ended_at FROM attempts WHERE id >= ?1 ORDER BY id LIMIT 1";
     found.into_page(conn, rows, time_sql)
+}
+
+/// Returns outcomes of one event. It has few attempts, which the index finds.
+fn page_of_event_outcomes(
+    conn: &Connection,
+    selector: &Selector,
+    page: PageRequest,
+) -> rusqlite::Result<Page> {
+    let mut filter = selector.job_filter();
+    filter.and("a.id < ?", page.before());
+    filter.values.push(page.limit.saturating_add(1).into());
+    let sql = format!(
+        "SELECT o.* FROM (SELECT a.id FROM jobs j JOIN attempts a ON a.job = j.id WHERE {}
+           ORDER BY a.id DESC LIMIT ?{}) f JOIN outcomes o ON o.id = f.id ORDER BY o.id DESC",
+        filter.to_sql(),
+        filter.values.len()
+    );
+    Ok(Page::of_rows(queries::query(conn, &sql, &filter.values)?, page.limit))
 }
 
 /// Returns rejections as in the view `rejections`.

@@ -1,6 +1,7 @@
-//! Shared by all tests: the server under test, an HTTP client, signatures, and an HTTP server for
+//! Shared by all tests: the server under test, an HTTP client, a client of the API, signatures, and an HTTP server for
 //! handlers to call.
 
+pub mod admin;
 pub mod client;
 pub mod http_server;
 pub mod server;
