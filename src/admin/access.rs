@@ -24,6 +24,9 @@ pub const SESSION_COOKIE: &str = "hooktrail_session";
 /// The page that asks for a token.
 pub const SIGN_IN: &str = "/sign-in";
 
+/// Ends a session. Everyone who has one may.
+pub const SIGN_OUT: &str = "/sign-out";
+
 /// Who sent a request, and how.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -34,9 +37,16 @@ pub struct Client {
     pub address: Option<IpAddr>,
     /// The change since which an open page loads itself again. `None`: a person opens it.
     pub since_change: Option<u64>,
+    /// The last change when the request came.
+    last_change: u64,
 }
 
 impl Client {
+    /// The number of a change that the page which the client gets contains. Later ones may be missing.
+    pub fn shown_change(&self) -> u64 {
+        self.since_change.unwrap_or(self.last_change)
+    }
+
     /// Where the client is, for the audit log.
     pub fn origin(&self) -> String {
         match self.address {
@@ -73,7 +83,7 @@ enum Protection {
 
 fn protection(admin: &Admin, path: &str) -> Protection {
     match path {
-        SIGN_IN => Protection::Open,
+        SIGN_IN | SIGN_OUT => Protection::Open,
         "/metrics" if admin.config.load().admin.open_metrics => Protection::Open,
         "/metrics" => Protection::Api,
         path if path.starts_with("/assets/") => Protection::Open,
@@ -169,9 +179,15 @@ fn find_credentials(
 ) -> Result<Option<Client>, Problem> {
     let since_change = request.headers().get("x-change");
     let since_change = since_change.and_then(|change| change.to_str().ok()?.parse().ok());
-    let Some(_) = address else {
-        return Ok(Some(Client { role: Role::Act, session: None, address, since_change }));
+    let last_change = admin.feed.last_change();
+    let client = |role, session| {
+        // 0 is before the first change: no result can be reused.
+        let since_change = since_change.filter(|change| *change > 0);
+        Ok(Some(Client { role, session, address, since_change, last_change }))
     };
+    if address.is_none() {
+        return client(Role::Act, None);
+    }
     let tokens = admin.tokens.load();
     if let Some(header) = request.headers().get(AUTHORIZATION) {
         let token = header
@@ -180,11 +196,11 @@ fn find_credentials(
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
         let role = token.and_then(|(_, token)| tokens.role_of(token.trim_ascii()));
         return match role {
-            Some(role) => Ok(Some(Client { role, session: None, address, since_change })),
+            Some(role) => client(role, None),
             None => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
-                "the token is not valid: expected `Authorization: Bearer` and the token of the \
-                 file `admin.token` or of `admin.token` in config.toml",
+                "the token is not valid: expected `Authorization: Bearer` and the token of the file `admin.token` \
+                 or of `admin.token` in config.toml",
             )),
         };
     }
@@ -193,12 +209,16 @@ fn find_credentials(
         .as_ref()
         .map(Cookie::value)
         .and_then(|cookie| tokens.session(cookie));
-    Ok(session.map(|session| Client {
-        role: session.role,
-        session: Some(session),
-        address,
-        since_change,
-    }))
+    match session {
+        Some(session) => client(session.role, Some(session)),
+        None => Ok(None),
+    }
+}
+
+/// Whether a request passes the checks and has credentials.
+pub fn has_access(request: &ServiceRequest) -> bool {
+    let admin = request.app_data::<web::Data<Admin>>();
+    admin.is_some_and(|admin| matches!(judge(admin, request.request()), Ok(Some(_))))
 }
 
 /// Checks the name by which the client reached the listener. A site that points its own name to this machine would
@@ -247,8 +267,8 @@ fn check_origin(admin: &Admin, request: &HttpRequest, is_acting: bool) -> Result
         Some(origin) => !origin.to_str().is_ok_and(is_own),
         None => false,
     };
+    // Cookies do not tell ports apart, but browsers do: another port is `same-site`.
     let is_foreign_site = is_acting
-        && headers.get(ORIGIN).is_none()
         && text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
     if is_foreign_origin || is_foreign_site {
         return Err(Problem::forbidden(

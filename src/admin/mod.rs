@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -22,6 +23,7 @@ use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
 use crate::metrics::endpoint;
 use crate::store::open_files::OpenFiles;
+use crate::store::read_limit::{ReadLimit, is_over_limit};
 use crate::store::{self, Connection, ReadPool};
 use crate::web::server::{AppService, ListenerSettings, RunningServer, spawn_server};
 use crate::web::{BoundSocket, IntakeState, health, tracking};
@@ -63,6 +65,9 @@ const MAX_WRITES: usize = 1;
 /// How long a request waits for its turn to read or write.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the reads of one request may take together.
+const MAX_READ_TIME: Duration = Duration::from_secs(3);
+
 /// The most streams of the output of running jobs.
 const MAX_OUTPUT_STREAMS: usize = 32;
 
@@ -73,8 +78,11 @@ pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
 /// read do not use up the connections.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The largest body of a request.
+/// The largest body of a request that has credentials.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// The largest body of another request: a form with a token.
+const MAX_STRANGERS_BODY_BYTES: usize = 16 << 10;
 
 /// What the handlers of the admin listener share.
 pub struct Admin {
@@ -84,8 +92,8 @@ pub struct Admin {
     attempts: AttemptLimit,
     links: SignInLinks,
     readers: ReadPool,
-    reads: Semaphore,
-    writes: Semaphore,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
     clock: MonotonicClock,
     write_access: WriteAccess,
     operations: Arc<Operations>,
@@ -142,11 +150,7 @@ impl Admin {
         self: &Arc<Self>,
         read: impl FnOnce(&Connection, MonotonicClock) -> store::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.run(move |admin| {
-            let conn = admin.readers.get()?;
-            Ok(read(&conn, admin.clock)?)
-        })
-        .await
+        self.run(move |admin, conn| Ok(read(conn, admin.clock)?)).await
     }
 
     /// Loads what a page shows, or shares what another page has loaded since the change that the client names. `key` names
@@ -170,9 +174,20 @@ impl Admin {
     /// That of `run`, or too many requests wait.
     async fn run<T: Send + 'static>(
         self: &Arc<Self>,
-        run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
+        run: impl FnOnce(&Self, &Connection) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.run_within(&self.reads, run).await
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let limit = ReadLimit {
+            deadline: Instant::now() + MAX_READ_TIME,
+            is_cancelled: Arc::clone(&is_cancelled),
+        };
+        // Set when the client is gone, because that drops this future.
+        let _guard = CancelGuard(is_cancelled);
+        self.run_within(&self.reads, move |admin| {
+            let conn = admin.readers.get()?;
+            limit.run(&conn, |conn| run(admin, conn))?
+        })
+        .await
     }
 
     /// Runs what writes to the database on another thread.
@@ -188,22 +203,39 @@ impl Admin {
 
     async fn run_within<T: Send + 'static>(
         self: &Arc<Self>,
-        limit: &Semaphore,
+        limit: &Arc<Semaphore>,
         run: impl FnOnce(&Self) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let permit = tokio::time::timeout(READ_WAIT, limit.acquire()).await;
-        let Ok(Ok(_permit)) = permit else {
+        let permit = tokio::time::timeout(READ_WAIT, Arc::clone(limit).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
             return Err(Problem::unavailable("too many requests use the database: try again"));
         };
         let admin = Arc::clone(self);
-        match web::block(move || run(&admin)).await {
+        // The permit is held until the thread has ended, also if the client is gone.
+        let run = move || {
+            let _permit = permit;
+            run(&admin)
+        };
+        match web::block(run).await {
             Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) if is_over_limit(&error) => Err(Problem::unavailable(
+                "the read took too long: choose a smaller part, for example by `since`",
+            )),
             Ok(Err(error)) => {
                 log::warn!("the database can't be used for the console: {error:#}");
                 Err(Problem::unavailable(format!("the database can't be used now: {error:#}")))
             }
             Err(_) => Err(Problem::unavailable("the server is stopping")),
         }
+    }
+}
+
+/// Cancels a read when it is dropped.
+struct CancelGuard(Arc<AtomicBool>);
+
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -272,8 +304,8 @@ pub fn start(
         attempts: AttemptLimit::default(),
         links: SignInLinks::default(),
         readers,
-        reads: Semaphore::new(MAX_READS),
-        writes: Semaphore::new(MAX_WRITES),
+        reads: Arc::new(Semaphore::new(MAX_READS)),
+        writes: Arc::new(Semaphore::new(MAX_WRITES)),
         clock,
         write_access,
         operations,
@@ -324,7 +356,7 @@ async fn metrics(admin: web::Data<Admin>, request: HttpRequest) -> Result<HttpRe
     let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let accept = accept.map(str::to_owned);
     let (content_type, text) =
-        admin.run(move |admin| Ok(admin.intake.exporter.respond(accept.as_deref()))).await?;
+        admin.run(move |admin, _| Ok(admin.intake.exporter.respond(accept.as_deref()))).await?;
     Ok(HttpResponse::Ok().content_type(content_type).body(text))
 }
 
@@ -335,18 +367,23 @@ async fn track<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let admin = request.app_data::<web::Data<Admin>>();
     let limits = admin.map(|admin| admin.intake.time_limits());
-    let reject = |status: StatusCode| {
+    let max_body_bytes = match access::has_access(&request) {
+        true => MAX_BODY_BYTES,
+        false => MAX_STRANGERS_BODY_BYTES,
+    };
+    let reject = move |status: StatusCode| {
         let detail = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                format!("the body is too large: expected at most {MAX_BODY_BYTES} bytes")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => format!(
+                "the body is too large: expected at most {max_body_bytes} bytes, and {MAX_BODY_BYTES} with a valid \
+                 token"
+            ),
             StatusCode::REQUEST_TIMEOUT => "the body took too long".to_owned(),
             _ => "the body is incomplete".to_owned(),
         };
         Problem::new(status, detail).error_response()
     };
     let limits = limits.ok_or_else(|| Problem::unavailable("the listener is starting"))?;
-    tracking::track(request, next, MAX_BODY_BYTES, limits, reject).await
+    tracking::track(request, next, max_body_bytes, limits, reject).await
 }
 
 /// Responds to `/healthz` and `/readyz`, which need no token and no name in `Host`.
@@ -374,7 +411,7 @@ impl AdminServer {
 
     /// Closes all connections, and ends the threads.
     pub fn stop(self) {
-        self.admin.operations.stop_all();
+        self.admin.operations.close();
         self.admin.feed.close();
         self.server.stop();
         drop(self.admin);

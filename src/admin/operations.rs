@@ -183,6 +183,7 @@ pub struct Operations {
     queue: Sender<Arc<Operation>>,
     recent: Mutex<VecDeque<Arc<Operation>>>,
     last_id: AtomicU64,
+    is_closed: AtomicBool,
 }
 
 /// There are too many operations.
@@ -202,7 +203,12 @@ pub struct OperationRunner {
 /// The thread can't be started.
 pub fn start(runner: OperationRunner) -> anyhow::Result<(Arc<Operations>, JoinHandle<()>)> {
     let (queue, receiver) = bounded(MAX_WAITING);
-    let operations = Operations { queue, recent: Mutex::default(), last_id: AtomicU64::new(0) };
+    let operations = Operations {
+        queue,
+        recent: Mutex::default(),
+        last_id: AtomicU64::new(0),
+        is_closed: AtomicBool::new(false),
+    };
     let thread = std::thread::Builder::new()
         .name("operations".into())
         .spawn(move || runner.run_all(&receiver))?;
@@ -228,11 +234,15 @@ impl Operations {
             should_stop: AtomicBool::new(false),
             ended: Notify::new(),
         });
+        // `close` stops what is in the list, so an operation is in it before it can begin.
+        let mut recent = self.recent.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(QueueFull);
+        }
         match self.queue.try_send(Arc::clone(&operation)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(QueueFull),
         }
-        let mut recent = self.recent.lock();
         recent.push_front(Arc::clone(&operation));
         recent.truncate(MAX_REMEMBERED);
         Ok(operation)
@@ -248,9 +258,11 @@ impl Operations {
         self.recent.lock().iter().cloned().collect()
     }
 
-    /// Stops all operations.
-    pub fn stop_all(&self) {
-        self.recent.lock().iter().for_each(|operation| operation.stop());
+    /// Stops all operations. No others begin.
+    pub fn close(&self) {
+        let recent = self.recent.lock();
+        self.is_closed.store(true, Ordering::Relaxed);
+        recent.iter().for_each(|operation| operation.stop());
     }
 }
 

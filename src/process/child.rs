@@ -8,6 +8,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -122,6 +123,8 @@ pub(super) struct ChildProcess {
     written_bytes: u64,
     /// How much of its input was unread when the process closed its stdin.
     unread_bytes: Option<u64>,
+    /// Where the output of the current exchange is shown. `None`: the process is idle.
+    live: Option<Arc<LiveOutput>>,
     is_finished: bool,
 }
 
@@ -142,6 +145,7 @@ impl ChildProcess {
             control_lines: LineSplitter::new(MAX_CONTROL_LINE_BYTES),
             written_bytes: 0,
             unread_bytes: None,
+            live: None,
             is_finished: false,
         })
     }
@@ -162,6 +166,7 @@ impl ChildProcess {
         on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> EndReason {
         let mut is_pipe_closed = false;
+        self.live = Some(Arc::clone(stop.output()));
         self.written_bytes = 0;
         let mut has_more_input = self.write_input(input, closes_input);
         loop {
@@ -181,7 +186,7 @@ impl ChildProcess {
             if ready.stdin {
                 has_more_input = self.write_input(input, closes_input);
             }
-            match self.read_output(ready, Some(stop.output()), on_output) {
+            match self.read_output(ready, on_output) {
                 Directive::Finish => return EndReason::Finished,
                 Directive::RestartTimeout => *deadline = Deadline::new(deadline.timeout),
                 Directive::Continue => {}
@@ -263,12 +268,12 @@ impl ChildProcess {
     fn read_output(
         &mut self,
         ready: ReadyFds,
-        live: Option<&LiveOutput>,
         on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive,
     ) -> Directive {
         let mut directive = Directive::Continue;
+        let live = self.live.clone();
         let show = |stream: OutputStream, bytes: &[u8]| {
-            if let Some(live) = live {
+            if let Some(live) = &live {
                 live.add(stream, bytes);
             }
         };
@@ -296,7 +301,8 @@ impl ChildProcess {
     /// stdin and stdout open.
     pub fn poll_idle(&mut self, on_output: &mut dyn FnMut(OutputEvent<'_>) -> Directive) -> bool {
         let Some(ready) = self.wait(true, None, Duration::ZERO) else { return true };
-        self.read_output(ready, None, on_output);
+        self.live = None;
+        self.read_output(ready, on_output);
         !ready.has_exited && !ready.is_stdin_broken && self.stdin.is_some() && self.stdout.is_some()
     }
 
@@ -319,7 +325,7 @@ impl ChildProcess {
                     continue;
                 }
                 let Some(ready) = self.wait(false, None, remaining) else { continue };
-                self.read_output(ready, None, on_output);
+                self.read_output(ready, on_output);
                 if ready.has_exited {
                     break;
                 }
@@ -363,7 +369,6 @@ impl ChildProcess {
         // now and does not wait for the end of the stream.
         self.read_output(
             ReadyFds { stdout: true, stderr: true, control: true, ..ReadyFds::default() },
-            None,
             on_output,
         );
         self.control_lines.finish(&mut |line| {

@@ -56,6 +56,7 @@ mod prefetched_jobs;
 mod problem;
 pub mod prune;
 pub mod queries;
+pub mod read_limit;
 pub mod registry;
 pub mod rejections;
 pub mod replay;

@@ -74,6 +74,19 @@ fn every_call_needs_a_token() {
 }
 
 #[test]
+fn a_stranger_may_send_a_short_body_only() {
+    let (_server, api) = server_with_an_event();
+    let body = format!(r#"{{"all":true,"dry_run":true{}}}"#, " ".repeat(64 << 10));
+    let request = ("POST", "/api/v1/jobs/retry", body.as_str());
+    assert_eq!(call(&api, request, &format!("Authorization: Bearer {}", api.token)).status, 200);
+    for strangers in ["", "Authorization: Bearer wrong"] {
+        let detail =
+            "the body is too large: expected at most 16384 bytes, and 1048576 with a valid token";
+        assert_problem(&call(&api, request, strangers), 413, detail);
+    }
+}
+
+#[test]
 fn a_path_that_does_not_exist_needs_a_token_too() {
     let (_server, api) = server_with_an_event();
     for path in ["/api", "/api/", "/api/v1", "/api/v1/nothing", "/api/v2/events", "/api/v1/events/"]

@@ -105,8 +105,7 @@ pub async fn load(
     body_bytes: usize,
 ) -> Result<LoadedEvent, Problem> {
     let loaded = admin
-        .run(move |admin| {
-            let conn = &*admin.readers.get()?;
+        .run(move |admin, conn| {
             let Some(head) = event_reads::find_event_head(conn, EventId(event))? else {
                 return Ok(None);
             };
@@ -237,8 +236,7 @@ pub async fn body(admin: Data<Admin>, event: Path<i64>) -> Result<HttpResponse, 
 pub async fn job(admin: Data<Admin>, job: Path<i64>) -> Result<Json<JobDetails>, Problem> {
     let id = *job;
     let loaded = admin
-        .run(move |admin| {
-            let conn = &*admin.readers.get()?;
+        .run(move |admin, conn| {
             let selector = Selector { jobs: vec![id], ..Selector::default() };
             let rows = queries::list_jobs(conn, &selector, 1, admin.clock.to_wall_ms(0))?;
             let Some(row) = objects::<JobRow>(&rows)?.into_iter().next() else { return Ok(None) };

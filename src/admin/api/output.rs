@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data, Json, Path, Query};
@@ -17,11 +17,18 @@ use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::stream::{Piece, PieceStream};
 use crate::domain::JobId;
+use crate::domain::job::JobState;
 use crate::process::{LiveOutput, OutputStream};
 use crate::store::{event_jobs, queries};
 
 /// How often a stream looks for new output.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the outcome of an attempt that has ended may take to be in the database.
+const OUTCOME_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a running job may take to have an attempt. A worker that has claimed several has none for most of them.
+const START_WAIT: Duration = Duration::from_millis(300);
 
 /// How long a client may take to read a part of the stream.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,15 +68,20 @@ pub fn text_of(output: &LiveOutput, stream: OutputStream) -> String {
     String::from_utf8_lossy(&output.read(stream, 0).bytes).into_owned()
 }
 
-/// Returns the last attempt of a job that has ended. The first `None`: there is no such job.
-async fn last_attempt(admin: &Arc<Admin>, job: i64) -> Result<Option<Option<AttemptRow>>, Problem> {
+/// A job in the database.
+struct StoredJob {
+    state: JobState,
+    /// The last attempt that has ended.
+    last: Option<AttemptRow>,
+}
+
+/// Returns a job, or `None` if there is no such job.
+async fn load_stored(admin: &Arc<Admin>, job: i64) -> Result<Option<StoredJob>, Problem> {
     admin
-        .run(move |admin| {
-            let conn = &*admin.readers.get()?;
-            if queries::load_job_state(conn, job)?.is_none() {
-                return Ok(None);
-            }
-            Ok(Some(objects(&event_jobs::load_last_attempt(conn, JobId(job))?)?.pop()))
+        .run(move |_, conn| {
+            let Some(state) = queries::load_job_state(conn, job)? else { return Ok(None) };
+            let last = objects(&event_jobs::load_last_attempt(conn, JobId(job))?)?.pop();
+            Ok(Some(StoredJob { state, last }))
         })
         .await
 }
@@ -80,18 +92,26 @@ fn missing_job(job: i64) -> Problem {
 
 /// Returns what the last attempt of a job has written.
 async fn load(admin: &Arc<Admin>, job: i64) -> Result<JobOutput, Problem> {
-    if let Some((attempt, output)) = admin.running.output(JobId(job)) {
-        return Ok(JobOutput {
-            job,
-            attempt: i64::from(attempt),
-            running: true,
-            stdout: text_of(&output, OutputStream::Stdout),
-            stderr: text_of(&output, OutputStream::Stderr),
-            outcome: None,
-            detail: None,
-        });
-    }
-    let last = last_attempt(admin, job).await?.ok_or_else(|| missing_job(job))?;
+    let deadline = Instant::now() + START_WAIT;
+    let last = loop {
+        if let Some((attempt, output)) = admin.running.output(JobId(job)) {
+            return Ok(JobOutput {
+                job,
+                attempt: i64::from(attempt),
+                running: true,
+                stdout: text_of(&output, OutputStream::Stdout),
+                stderr: text_of(&output, OutputStream::Stderr),
+                outcome: None,
+                detail: None,
+            });
+        }
+        let stored = load_stored(admin, job).await?.ok_or_else(|| missing_job(job))?;
+        // An attempt begins or ends: its output is not here, or not in the database yet.
+        if stored.state != JobState::Running || Instant::now() >= deadline {
+            break stored.last;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    };
     let (outcome, detail) =
         last.as_ref().map(|last| (last.outcome.clone(), last.detail.clone())).unzip();
     let attempt = last.as_ref().map_or(0, |last| last.attempt);
@@ -196,8 +216,7 @@ async fn send_output(
             }
         }
         if !is_running {
-            let ended = last_attempt(admin, job).await.ok().flatten().flatten();
-            let ended = ended.filter(|ended| ended.attempt == i64::from(attempt));
+            let ended = wait_for_end(admin, job, i64::from(attempt)).await;
             let (outcome, detail) = ended.map(|ended| (ended.outcome, ended.detail)).unzip();
             text.push_str(&end_message(i64::from(attempt), outcome.as_deref(), detail.as_deref()));
             return send(sender, text).await;
@@ -208,6 +227,21 @@ async fn send_output(
         }
         if !text.is_empty() {
             send(sender, text).await?;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Waits until the outcome of an attempt is in the database. `None`: it is not for long, or its job is deleted.
+async fn wait_for_end(admin: &Arc<Admin>, job: i64, attempt: i64) -> Option<AttemptRow> {
+    let deadline = Instant::now() + OUTCOME_WAIT;
+    loop {
+        let last = load_stored(admin, job).await.ok()??.last;
+        if let Some(last) = last.filter(|last| last.attempt >= attempt) {
+            return (last.attempt == attempt).then_some(last);
+        }
+        if Instant::now() >= deadline {
+            return None;
         }
         tokio::time::sleep(INTERVAL).await;
     }

@@ -331,11 +331,11 @@ fn signature_result(event: &Event, config: &Config) -> Markup {
         @match source {
             None => { "Source " code { (event.source) } " is not in config.toml any more." }
             Some(source) if source.verify.scheme == Scheme::None => {
-                span.badge.cancelled { "not signed" } " The source has " code { "verify = none" } ": anyone may send to it."
+                span.badge.cancelled { "not signed" } " The source has no " code { "verify" } " now: anyone may send to it."
             }
             Some(source) => {
-                span.badge.succeeded { "signature valid" } " Checked with scheme " code { (source.verify.scheme.name()) }
-                " before the event was stored."
+                span.badge.succeeded { "verified" } " The source now checks each request with scheme " code { (source.verify.scheme.name()) }
+                ". It stores an event only after its check."
             }
         }
     }
@@ -374,7 +374,12 @@ fn render_body(loaded: &LoadedEvent, params: &EventParams) -> Markup {
     }
 }
 
-/// Formats JSON without changing its numbers or the order of its keys.
+/// The deepest JSON that is formatted, and the most bytes of the result. An indent for each level would make a small body
+/// of brackets larger than memory.
+const MAX_PRETTY_DEPTH: usize = 64;
+const MAX_PRETTY_BYTES: usize = 1 << 20;
+
+/// Formats JSON without changing its numbers or the order of its keys. `None`: it is no JSON, too deep or too long.
 fn pretty_json(text: &str) -> Option<String> {
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     let mut pretty = String::with_capacity(text.len() * 2);
@@ -385,6 +390,9 @@ fn pretty_json(text: &str) -> Option<String> {
         pretty.extend(std::iter::repeat_n("  ", depth));
     };
     while let Some(c) = chars.next() {
+        if pretty.len() > MAX_PRETTY_BYTES {
+            return None;
+        }
         if is_string {
             pretty.push(c);
             (is_string, is_escaped) = (is_escaped || c != '"', c == '\\' && !is_escaped);
@@ -402,6 +410,9 @@ fn pretty_json(text: &str) -> Option<String> {
                     Some(end) => pretty.push(end),
                     None => {
                         depth += 1;
+                        if depth > MAX_PRETTY_DEPTH {
+                            return None;
+                        }
                         indent(&mut pretty, depth);
                     }
                 }
@@ -460,7 +471,7 @@ fn curl_command(event: &Event, config: &Config) -> String {
     });
     let base = base.unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
     let mut command = format!(
-        "curl -X {} {}",
+        "curl --globoff -X {} {}",
         quote(&event.method),
         quote(&format!("{base}{}", request_target(event)))
     );
@@ -497,8 +508,10 @@ mod tests {
         ] {
             assert_eq!(pretty_json(text).as_deref(), Some(pretty), "{text}");
         }
-        for text in ["", "{", "text", "{} {}"] {
-            assert_eq!(pretty_json(text), None, "{text}");
+        let deep = ["[".repeat(12_000), "]".repeat(12_000)].concat();
+        let long = format!("[{}1]", "1,".repeat(400_000));
+        for text in ["", "{", "text", "{} {}", &deep, &long] {
+            assert_eq!(pretty_json(text), None, "{}", &text[..text.len().min(20)]);
         }
     }
 

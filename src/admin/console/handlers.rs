@@ -100,7 +100,7 @@ fn settings(handler: &Handler) -> Vec<(&'static str, String)> {
             }
         }
         HandlerKind::Url(target) => {
-            settings.push(("url", target.url.clone()));
+            settings.push(("url", shown_url(&target.url)));
             if !target.headers.is_empty() {
                 settings.push(("headers", names(&target.headers)));
             }
@@ -156,6 +156,17 @@ fn retry_text(handler: &Handler) -> String {
         text(retry.max_delay),
         text(retry.max_age)
     )
+}
+
+/// The scheme and the host of a URL. The rest may be a secret.
+fn shown_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "…".to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    match rest.len() == host.len() {
+        true => format!("{scheme}://{host}"),
+        false => format!("{scheme}://{host}/…"),
+    }
 }
 
 /// The names of variables or headers. Their values may be secret.

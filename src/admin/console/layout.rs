@@ -58,7 +58,7 @@ impl Page<'_> {
                     }
                 }
             }
-            main #main data-live=[is_live.then_some("1")] {
+            main #main data-live=[is_live.then_some("1")] data-change=(client.shown_change()) {
                 div.heading {
                     h1 { (title) }
                     @if is_live {

@@ -19,14 +19,15 @@ use crate::admin::stream::{Piece, PieceStream};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Sends the number of each change that the feed announces, at most once per second.
+/// Sends the number of the last change, and then of each that the feed announces, at most once per second.
 pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     access::client(&request)?;
     let Some(batches) = admin.feed.subscribe() else {
         return Err(Problem::unavailable(format!("{MAX_STREAMS} streams are open: close one")));
     };
+    let last = admin.feed.last_change();
     let (sender, receiver) = mpsc::channel(2);
-    rt::spawn(send_changes(batches, sender));
+    rt::spawn(send_changes(batches, last, sender));
     Ok(HttpResponse::Ok()
         .content_type("text/event-stream")
         .insert_header((CACHE_CONTROL, "no-store"))
@@ -34,11 +35,15 @@ pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResp
         .streaming(PieceStream(receiver)))
 }
 
-async fn send_changes(mut batches: Receiver<Arc<Batch>>, sender: mpsc::Sender<Piece>) {
-    if sender.send(Ok(Bytes::from_static(b"retry: 2000\n:\n\n"))).await.is_err() {
+async fn send_changes(
+    mut batches: Receiver<Arc<Batch>>,
+    mut last: u64,
+    sender: mpsc::Sender<Piece>,
+) {
+    let start = format!("retry: 2000\ndata: {last}\n\n");
+    if sender.send(Ok(Bytes::from(start))).await.is_err() {
         return;
     }
-    let mut last = 0;
     loop {
         let text = match timeout(HEARTBEAT, batches.recv()).await {
             Ok(Ok(batch)) if batch.change == last => continue,

@@ -17,8 +17,8 @@ use crate::admin::problem::Problem;
 use crate::clock;
 use crate::numbers::format_megabytes;
 use crate::problems;
-use crate::store;
 use crate::store::stats::{self, DatabaseSummary, MinuteStats};
+use crate::store::{self, Connection};
 
 /// Minutes of a sparkline.
 const MINUTES: usize = 60;
@@ -82,8 +82,7 @@ struct Loaded {
 async fn load(admin: &Arc<Admin>) -> Result<Loaded, Problem> {
     let (handlers, sources) = (load_handlers(admin).await?, load_sources(admin).await?);
     let config = admin.config.load_full();
-    let read = move |admin: &Admin| {
-        let conn = &*admin.readers.get()?;
+    let read = move |admin: &Admin, conn: &Connection| {
         let summary = stats::load_summary(conn, admin.clock)?;
         let mut problems = problems::find_in_database(conn, admin.clock, &config, &summary)?;
         problems.extend(problems::find_on_disk(&config.store));

@@ -28,6 +28,9 @@ pub(in crate::store) const ATTEMPTS: BlockTable =
 pub(in crate::store) const ATTEMPTS_WITH_JOBS: BlockTable =
     BlockTable { from: "attempts a CROSS JOIN jobs j ON j.id = a.job", ..ATTEMPTS };
 
+/// How many ids one statement reads if it searches bodies.
+const IDS_WITH_TEXT: i64 = 8;
+
 /// A search through blocks of ids.
 pub(in crate::store) struct BlockSearch {
     /// Returns blocks, newest first; a block may come several times.
@@ -37,6 +40,8 @@ pub(in crate::store) struct BlockSearch {
     rows: SqlFilter,
     /// Only rows with lower ids.
     before: i64,
+    /// How many ids one statement reads.
+    step: i64,
 }
 
 impl BlockSearch {
@@ -74,7 +79,10 @@ impl BlockSearch {
                 (all, sql.to_owned())
             }
         };
-        Ok(Self { blocks, blocks_sql, table: block_table, rows, before })
+        // A body may be large, so that a few of them take the time of a search.
+        let has_text = rows.parts.iter().any(|part| part.contains("body_contains"));
+        let step = if has_text { IDS_WITH_TEXT } else { i64::MAX };
+        Ok(Self { blocks, blocks_sql, table: block_table, rows, before, step })
     }
 
     /// Returns the statements that list and count the matching rows of a block. The bounds of the
@@ -112,16 +120,27 @@ impl BlockSearch {
             {
                 break;
             }
-            let bounds =
-                [first.max(after + 1), last.min(self.before.saturating_sub(1))].map(Value::from);
-            let values = self.rows.values.iter().cloned().chain(bounds);
-            if matches.is_full() {
-                matches.count +=
-                    count.query_row(params_from_iter(values), |row| row.get::<_, i64>(0))?;
-            } else {
-                let mut rows = select.query(params_from_iter(values))?;
-                while let Some(row) = rows.next()? {
-                    matches.add(row.get(0)?);
+            let (first_id, last_id) =
+                (first.max(after + 1), last.min(self.before.saturating_sub(1)));
+            let mut part_last = last_id;
+            while part_last >= first_id {
+                let part_first = first_id.max(part_last.saturating_sub(self.step - 1));
+                let bounds = [part_first, part_last].map(Value::from);
+                let values = self.rows.values.iter().cloned().chain(bounds);
+                if matches.is_full() {
+                    matches.count +=
+                        count.query_row(params_from_iter(values), |row| row.get::<_, i64>(0))?;
+                } else {
+                    let mut rows = select.query(params_from_iter(values))?;
+                    while let Some(row) = rows.next()? {
+                        matches.add(row.get(0)?);
+                    }
+                }
+                part_last = part_first - 1;
+                if part_last >= first_id
+                    && (matches.is_complete() || matches.should_end(part_first))
+                {
+                    return Ok(());
                 }
             }
             read_from = Some(first);

@@ -153,22 +153,25 @@ fn find_jobs(
     page: PageRequest,
 ) -> rusqlite::Result<FoundIds> {
     let mut matches = page.matches();
-    if let Some(states) = selector.state.and_then(indexed_states) {
+    if let Some(group) = selector.failure {
+        search_group(conn, group, rows, page.before(), &mut matches)?;
+    } else if let Some(states) = selector.state.and_then(indexed_states) {
         StateSearch::new(conn, selector, &states, page.before())?.run(
             selector,
             rows,
             is_exact,
             &mut matches,
         )?;
-    } else if let Some((sql, id)) = few_jobs(selector) {
+    } else if let Some(event) = selector.event {
         let mut filter = SqlFilter { parts: rows.parts.clone(), values: rows.values.clone() };
         filter.and("j.id < ?", page.before());
-        filter.values.push(id.into());
+        filter.values.push(event.into());
         filter.values.push(page.limit.saturating_add(1).into());
-        let (id, limit) = (filter.values.len() - 1, filter.values.len());
+        let (event, limit) = (filter.values.len() - 1, filter.values.len());
         let sql = format!(
-            "SELECT j.id FROM jobs j WHERE j.id IN ({}) AND {} ORDER BY j.id DESC LIMIT ?{limit}",
-            sql.replace('?', &format!("?{id}")),
+            "SELECT j.id FROM jobs j WHERE j.id IN (SELECT o.id FROM events e JOIN jobs o
+               ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id WHERE e.id = ?{event})
+             AND {} ORDER BY j.id DESC LIMIT ?{limit}",
             filter.to_sql()
         );
         let found = queries::query(conn, &sql, &filter.values)?;
@@ -189,14 +192,34 @@ fn find_jobs(
     Ok(page.cut(matches))
 }
 
-/// Returns a query for the ids of the few jobs that can match, and its value, if the selector names an event or a
-/// group of failures.
-fn few_jobs(selector: &Selector) -> Option<(&'static str, i64)> {
-    let of_event = "SELECT o.id FROM events e JOIN jobs o
-       ON o.id BETWEEN e.first_job AND e.last_job OR o.appended_to = e.id WHERE e.id = ?";
-    let of_group = "SELECT id FROM jobs WHERE failure = ?";
-    let event = selector.event.map(|event| (of_event, event));
-    event.or_else(|| selector.failure.map(|group| (of_group, group)))
+/// Adds the jobs of a group of failures that meet the conditions `rows`, newest first.
+fn search_group(
+    conn: &Connection,
+    group: i64,
+    rows: &SqlFilter,
+    before: i64,
+    matches: &mut Matches,
+) -> rusqlite::Result<()> {
+    let mut jobs = conn.prepare_cached(
+        "SELECT id FROM jobs INDEXED BY jobs_failures WHERE failure = ?1 AND failure IS NOT NULL AND id < ?2
+         ORDER BY id DESC",
+    )?;
+    let id = rows.values.len() + 1;
+    let sql =
+        format!("SELECT EXISTS (SELECT 1 FROM jobs j WHERE j.id = ?{id} AND {})", rows.to_sql());
+    let mut check = conn.prepare(&sql)?;
+    let mut jobs = jobs.query([group, before])?;
+    while let Some(row) = jobs.next()? {
+        let job: i64 = row.get(0)?;
+        let values = rows.values.iter().cloned().chain([Value::from(job)]);
+        if check.query_row(rusqlite::params_from_iter(values), |row| row.get(0))? {
+            matches.add(job);
+        }
+        if matches.is_complete() || matches.should_end(job) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Returns outcomes as in the view `outcomes`.
