@@ -24,6 +24,9 @@ pub const SESSION_COOKIE: &str = "hooktrail_session";
 /// The page that asks for a token.
 pub const SIGN_IN: &str = "/sign-in";
 
+/// The request that ends a session.
+pub const SIGN_OUT: &str = "/sign-out";
+
 /// Who sent a request, and how.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -98,6 +101,7 @@ pub async fn check<B: MessageBody + 'static>(
         }
         Ok(None) => Ok(next.call(request).await?.map_into_left_body()),
         Err(Rejection::Problem(problem)) => {
+            // With the problem in it, so that the console can show it as a page.
             Ok(request.error_response(problem).map_into_right_body())
         }
         Err(Rejection::SignIn(target)) => {
@@ -125,15 +129,15 @@ fn judge(admin: &Admin, request: &HttpRequest) -> Result<Option<Client>, Rejecti
     let is_acting = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     check_origin(admin, request, is_acting)?;
     let protection = protection(admin, request.path());
+    // Every client may end its own session.
+    let is_changing = is_acting && protection != Protection::Open && request.path() != SIGN_OUT;
     let client = match find_credentials(admin, request, address) {
         Ok(client) => client,
         Err(_) if protection == Protection::Open => None,
         Err(problem) => return Err(problem.into()),
     };
     match client {
-        Some(client)
-            if is_acting && client.role == Role::Read && protection != Protection::Open =>
-        {
+        Some(client) if is_changing && client.role == Role::Read => {
             Err(Problem::forbidden("this token may read, not act: use the token of `admin.token`")
                 .into())
         }
