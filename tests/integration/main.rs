@@ -29,6 +29,7 @@ mod cli;
 mod client_ip;
 mod command_handlers;
 mod connections;
+mod console;
 mod crash_recovery;
 mod database_access;
 mod deferred_events;
