@@ -46,6 +46,7 @@ pub const TOPICS: &[Topic] = topics! {
     "database" "Views, columns, queries, backup"
     "api" "Read and act from programs: calls, tokens, filters, streams"
     "alerts" "Get a mail when something is wrong"
+    "console" "See events and failures in a browser, retry and pause"
     "operations" "Run it as a service, behind a proxy; solve problems"
     "glossary" "Terms"
 };

@@ -197,7 +197,9 @@ pub async fn pause(
         _ => return Err(Problem::not_found(format!("there is no action {action:?}"))),
     };
     set_paused(&admin, &request, handler.clone(), is_paused, "console").await?;
-    Ok(HttpResponse::SeeOther().insert_header((LOCATION, format!("/handlers#{handler}"))).finish())
+    Ok(HttpResponse::SeeOther()
+        .insert_header((LOCATION, format!("/handlers#handler-{handler}")))
+        .finish())
 }
 
 /// Stops an operation, and goes back to its page.

@@ -27,14 +27,14 @@ pub async fn page(
         @if page.items.is_empty() {
             p.empty { "No entry yet. Each retry, replay, cancel, pause, resume, reload, prune and erase makes one." }
         } @else {
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Entries" {
                 table {
                     thead { tr {
                         th { "Time" } th { "Who" } th { "Via" } th { "Action" } th { "Target" } th.n { "Jobs" } th { "Reason" }
                     } }
                     tbody {
                         @for row in &page.items {
-                            tr {
+                            tr id={ "entry-" (row.id) } {
                                 td { (Time(&row.at)) }
                                 th scope="row" { (outside_text(&row.who)) }
                                 td { (row.via) }

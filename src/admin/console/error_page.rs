@@ -7,12 +7,13 @@ use actix_web::{HttpMessage, HttpResponse, ResponseError};
 use maud::{Markup, html};
 
 use super::layout::{Page, document};
+use super::parts::outside_text;
 use crate::admin::access::Client;
 use crate::admin::problem::{PROBLEM_JSON, Problem};
 
 /// A problem as a message within a page.
 pub fn message(problem: &Problem) -> Markup {
-    html! { p.error role="alert" { (problem.detail) } }
+    html! { p.error role="alert" { (outside_text(&problem.detail)) } }
 }
 
 /// A page for a problem.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::actions::{Button, action_button};
 use super::layout::Page;
 use super::parts::{
-    Time, badge, bytes, colored_count, count, duration, optional_time, outside_text,
+    Reason, Time, badge, bytes, colored_count, count, duration, optional_time, outside_text,
 };
 use crate::admin::Admin;
 use crate::admin::access::{self, Client, load_key};
@@ -129,10 +129,16 @@ fn render_jobs(
     ];
     let shown = i64::try_from(loaded.jobs.len()).unwrap_or(i64::MAX);
     let is_full = loaded.jobs.len() <= MAX_JOBS_IN_FULL;
+    let has_filter = params.state.is_some() || params.job.is_some();
+    let is_deferred = loaded.jobs.is_empty() && trail.settled_at.is_none() && !has_filter;
     html! {
         h2 { "Jobs" }
-        @if trail.jobs == 0 {
-            p.empty { "No job: no handler wanted the event." }
+        // Jobs that do not exist yet are counted as queued.
+        @if trail.jobs == 0 || is_deferred {
+            p.empty {
+                @if !is_deferred { "No job: no handler takes the event." }
+                @else { "The event is deferred: its jobs appear when the expressions of its handlers are evaluated." }
+            }
         } @else {
             ul.counts {
                 @for (name, number, class) in counts {
@@ -142,7 +148,7 @@ fn render_jobs(
                         } }
                     }
                 }
-                @if params.state.is_some() || params.job.is_some() {
+                @if has_filter {
                     li { a href={ "/events/" (trail.event) } { "all jobs" } }
                 }
             }
@@ -155,7 +161,7 @@ fn render_jobs(
             @if loaded.attempts_are_cut && is_full {
                 p.note { "Not all attempts are shown. " code { "hooktrail show " (trail.event) } " has all of them." }
             }
-            @if params.state.is_none() && params.job.is_none() && shown < trail.jobs {
+            @if !has_filter && shown < trail.jobs {
                 p.note {
                     "The newest " (count(shown)) " of " (count(trail.jobs)) " jobs. Choose a state above, or list them with "
                     code { "hooktrail list --event " (trail.event) } "."
@@ -183,13 +189,13 @@ fn render_job_table(jobs: &[JobRow], event: i64) -> Markup {
                 } }
                 tbody {
                     @for job in jobs {
-                        tr {
+                        tr id={ "job-" (job.job) } {
                             th scope="row" { a href={ "/events/" (event) "?job=" (job.job) } { (job.job) } }
                             td { (job.handler) }
                             td.n { (job.item.map_or_else(|| "–".to_owned(), |item| item.to_string())) }
                             td { (badge(&job.state)) }
                             td.n { (job.attempts) }
-                            td.text { (outside_text(job.reason.as_deref().unwrap_or(""))) }
+                            td.text { (Reason(job.reason.as_deref().unwrap_or(""))) }
                             td { (optional_time(job.due_at.as_deref())) }
                         }
                     }
@@ -220,22 +226,23 @@ fn render_job(
         is_primary: action == "retry",
     };
     html! {
-        section.job aria-label={ "Job " (job.job) } {
+        section.job id={ "job-" (job.job) } aria-label={ "Job " (job.job) } {
             div.job-head {
                 h3 {
                     (job.handler) " " span.muted { "job " (job.job) @if let Some(item) = job.item { ", item " (item) } }
                 }
                 (badge(&job.state))
-                span.spacer {}
-                @if matches!(job.state.as_str(), "dead" | "cancelled") || job.due_at.is_some() {
-                    (action_button(client, &button("retry", "Retry")))
-                }
-                @if matches!(job.state.as_str(), "queued" | "running" | "dead") {
-                    (action_button(client, &button("cancel", cancel_label)))
+                div.buttons {
+                    @if matches!(job.state.as_str(), "dead" | "cancelled") || job.due_at.is_some() {
+                        (action_button(client, &button("retry", "Retry")))
+                    }
+                    @if matches!(job.state.as_str(), "queued" | "running" | "dead") {
+                        (action_button(client, &button("cancel", cancel_label)))
+                    }
                 }
             }
             @if let Some(reason) = &job.reason {
-                p.reason { (outside_text(reason)) }
+                p.reason { (Reason(reason)) }
             }
             @if let Some(due) = &job.due_at {
                 p.reason { "Next attempt at " (Time(due)) "." }
@@ -257,7 +264,7 @@ fn render_job(
 
 fn render_attempt(attempt: &AttemptRow) -> Markup {
     html! {
-        li class=(attempt.outcome) {
+        li id={ "job-" (attempt.job) "-attempt-" (attempt.attempt) } class=(attempt.outcome) {
             div.attempt {
                 strong { "Attempt " (attempt.attempt) }
                 (badge(&attempt.outcome))
@@ -296,7 +303,7 @@ fn render_request(loaded: &LoadedEvent, config: &Config, params: &EventParams) -
         } @else {
             details {
                 summary { "Headers (" (event.headers.0.len()) ")" }
-                div.scroll {
+                div.scroll tabindex="0" role="group" aria-label="Headers" {
                     table.headers {
                         @for (name, value) in &event.headers.0 {
                             tr { th scope="row" { (name) } td.text { (outside_text(&String::from_utf8_lossy(value))) } }
@@ -366,7 +373,7 @@ fn render_body(loaded: &LoadedEvent, params: &EventParams) -> Markup {
             (_, _) if body.is_empty() => { p.empty { "The body is empty." } }
             (Some(_), Some(pretty)) if !is_raw => { pre.body #body tabindex="0" { (outside_text(&pretty)) } }
             (Some(text), _) => { pre.body #body tabindex="0" { (outside_text(text)) } }
-            (None, _) => { pre.body #body tabindex="0" { (hex_dump(body)) } }
+            (None, _) => { pre.body.hex #body tabindex="0" { (hex_dump(body)) } }
         }
         @if is_cut {
             p.note { "The first " (bytes(i64::try_from(body.len()).unwrap_or(0))) " of " (bytes(loaded.trail.bytes)) "." }

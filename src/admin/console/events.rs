@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::error_page;
 use super::layout::Page;
-use super::parts::{Time, bytes, colored_count, optional_time};
+use super::parts::{Time, bytes, colored_count, optional_time, outside_text};
 use crate::admin::Admin;
 use crate::admin::access::{self, load_key};
 use crate::admin::api::lists;
@@ -86,7 +86,7 @@ fn render_choice(
                     option value=(name) selected[name == chosen] { (name) }
                 }
                 @if !chosen.is_empty() && !names.iter().any(|name| name == chosen) {
-                    option value=(chosen) selected { (chosen) }
+                    option value=(chosen) selected { (outside_text(chosen)) }
                 }
             }
         }
@@ -103,19 +103,19 @@ fn render_filters(params: &ListParams, names: &Names) -> Markup {
             (render_choice("state", "Job state", "any state", &states, params.state.as_deref()))
             div.field {
                 label for="since" { "Since" }
-                input #since name="since" value=[params.since.as_deref()] placeholder="2h, yesterday, 10:00" size="16";
+                input #since name="since" value=[params.since.as_deref()] placeholder="2h, yesterday" size="12";
             }
             div.field {
                 label for="until" { "Until" }
-                input #until name="until" value=[params.until.as_deref()] placeholder="2026-11-23 10:00" size="16";
+                input #until name="until" value=[params.until.as_deref()] placeholder="2026-11-23" size="12";
+            }
+            div.field {
+                label for="event" { "Event" }
+                input #event name="event" inputmode="numeric" pattern="[0-9]+" size="7" placeholder="number";
             }
             div.field.wide {
                 label for="text" { "Text in the body" }
                 input #text name="text" type="search" value=[params.text.as_deref()] placeholder="an address, a name, an id";
-            }
-            div.field {
-                label for="event" { "Event" }
-                input #event name="event" inputmode="numeric" pattern="[0-9]+" size="8" placeholder="number";
             }
             div.buttons {
                 button.primary type="submit" { "Search" }
@@ -144,7 +144,7 @@ fn render_page(page: &rows::Page<EventRow>, params: &ListParams) -> Markup {
 fn render_table(events: &[EventRow]) -> Markup {
     html! {
         div.scroll {
-            table {
+            table.cards {
                 thead { tr {
                     th { "Event" } th { "Received" } th { "Source" } th { "From" } th.n { "Size" }
                     th.n { "Queued" } th.n { "Running" } th.n { "Succeeded" } th.n { "Dead" } th.n { "Cancelled" }
@@ -152,18 +152,18 @@ fn render_table(events: &[EventRow]) -> Markup {
                 } }
                 tbody {
                     @for row in events {
-                        tr {
+                        tr id={ "event-" (row.event) } {
                             th scope="row" { a href={ "/events/" (row.event) } { (row.event) } }
-                            td { (Time(&row.received_at)) }
-                            td { (row.source) }
-                            td { (row.remote_ip.as_deref().unwrap_or("–")) }
-                            td.n { (bytes(row.bytes)) }
-                            td.n { (colored_count(row.queued, "queued")) }
-                            td.n { (colored_count(row.running, "running")) }
-                            td.n { (colored_count(row.succeeded, "good")) }
-                            td.n { (colored_count(row.dead, "bad")) }
-                            td.n { (colored_count(row.cancelled, "quiet")) }
-                            td { (optional_time(row.settled_at.as_deref())) }
+                            td data-label="Received" { (Time(&row.received_at)) }
+                            td data-label="Source" { (row.source) }
+                            td data-label="From" { (row.remote_ip.as_deref().unwrap_or("–")) }
+                            td.n data-label="Size" { (bytes(row.bytes)) }
+                            td.n data-label="Queued" { (colored_count(row.queued, "queued")) }
+                            td.n data-label="Running" { (colored_count(row.running, "running")) }
+                            td.n data-label="Succeeded" { (colored_count(row.succeeded, "good")) }
+                            td.n data-label="Dead" { (colored_count(row.dead, "bad")) }
+                            td.n data-label="Cancelled" { (colored_count(row.cancelled, "quiet")) }
+                            td data-label="Settled" { (optional_time(row.settled_at.as_deref())) }
                         }
                     }
                 }

@@ -28,7 +28,7 @@ pub async fn page(
     handlers.dedup();
     let content = html! {
         @if let Some(handler) = params.handler.as_deref().filter(|handler| !handler.is_empty()) {
-            p { "Only handler " strong { (handler) } ". " a href="/failures" { "Show all" } }
+            p { "Only handler " strong { (outside_text(handler)) } ". " a href="/failures" { "Show all" } }
         }
         @if groups.is_empty() {
             p.empty { "No job fails. Jobs whose attempts fail appear here until they succeed, are cancelled or are retried." }
@@ -53,7 +53,7 @@ fn render_handler(client: &Client, handler: &str, groups: &[&FailureRow]) -> Mar
     let failing: i64 = groups.iter().map(|group| group.failing).sum();
     let fields = [("handler", handler.to_owned()), ("state", "dead".to_owned())];
     html! {
-        section aria-label={ "Handler " (handler) } {
+        section id={ "handler-" (handler) } aria-label={ "Handler " (handler) } {
             div.toolbar {
                 h2 { (handler) " " span.muted { (count(dead)) " dead, " (count(failing)) " will be retried" } }
                 @if dead > 0 {
@@ -64,7 +64,7 @@ fn render_handler(client: &Client, handler: &str, groups: &[&FailureRow]) -> Mar
                 }
             }
             div.scroll {
-                table {
+                table.cards.failures {
                     thead { tr {
                         th { "Reason" } th.n { "Dead" } th.n { "Failing" } th { "First" } th { "Last" } th { "Example" } th { "Actions" }
                     } }
@@ -87,15 +87,15 @@ fn render_group(client: &Client, group: &FailureRow) -> Markup {
         is_primary: false,
     };
     html! {
-        tr {
+        tr id={ "failure-" (group.failure) } {
             th.text scope="row" {
                 a href={ "/events?failure=" (group.failure) } { (outside_text(&group.reason)) }
             }
-            td.n { (colored_count(group.dead, "bad")) }
-            td.n { (colored_count(group.failing, "queued")) }
-            td { (Time(&group.first_at)) }
-            td { (Time(&group.last_at)) }
-            td {
+            td.n data-label="Dead" { (colored_count(group.dead, "bad")) }
+            td.n data-label="Failing" { (colored_count(group.failing, "queued")) }
+            td data-label="First" { (Time(&group.first_at)) }
+            td data-label="Last" { (Time(&group.last_at)) }
+            td data-label="Example" {
                 @match group.last_event {
                     Some(event) => { a href={ "/events/" (event) "?job=" (group.last_job) } { "event " (event) } }
                     None => { span.muted { "removed" } }

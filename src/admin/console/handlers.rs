@@ -46,7 +46,7 @@ fn render_handler(client: &Client, row: &HandlerRow, handler: Option<&Handler>) 
     let name = &row.handler;
     let action = if row.paused { "resume" } else { "pause" };
     html! {
-        section.card id=(name) aria-label={ "Handler " (name) } {
+        section.card id={ "handler-" (name) } aria-label={ "Handler " (name) } {
             div.toolbar {
                 h2 { (name) } (handler_state(row))
                 span.spacer {}

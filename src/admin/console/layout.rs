@@ -5,7 +5,7 @@ use actix_web::http::StatusCode;
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets;
-use crate::admin::access::Client;
+use crate::admin::access::{self, Client};
 use crate::admin::tokens::Role;
 
 /// The pages in the navigation: path and name.
@@ -51,7 +51,7 @@ impl Page<'_> {
                 div.account {
                     @if client.role == Role::Read { span.role { "read only" } }
                     @if let Some(session) = &client.session {
-                        form method="post" action="/sign-out" {
+                        form method="post" action=(access::SIGN_OUT) {
                             (form_token(&session.form_token))
                             button.quiet type="submit" { "Sign out" }
                         }

@@ -5,10 +5,10 @@
 use actix_web::Error;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::error::ResponseError;
 use actix_web::middleware::{DefaultHeaders, Next};
 use actix_web::web::{self, FormConfig, ServiceConfig};
 
+use super::access;
 use super::problem::Problem;
 
 mod actions;
@@ -43,7 +43,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .route("/actions/{action}", web::post().to(actions::act))
         .route("/sign-in", web::get().to(sign_in::page))
         .route("/sign-in", web::post().to(sign_in::submit))
-        .route("/sign-out", web::post().to(sign_in::sign_out))
+        .route(access::SIGN_OUT, web::post().to(sign_in::sign_out))
         .route("/live", web::get().to(live::stream))
         .route("/assets/style.css", web::get().to(assets::style))
         .route("/assets/script.js", web::get().to(assets::script))
@@ -90,7 +90,7 @@ pub async fn problems_as_pages<B: MessageBody + 'static>(
         Some(problem) => error_page::response(client.as_ref(), problem),
         None => {
             let problem = Problem::new(response.status(), "the request can't be answered");
-            problem.error_response()
+            error_page::response(client.as_ref(), &problem)
         }
     };
     let page = ServiceResponse::new(response.request().clone(), page);

@@ -178,8 +178,8 @@ fn render_handlers(handlers: &[HandlerRow], minutes: &HashMap<String, Minutes>) 
                     tbody {
                         @for row in handlers {
                             @let minutes = minutes.get(&row.handler).unwrap_or(&none);
-                            tr {
-                                th scope="row" { a href={ "/handlers#" (row.handler) } { (row.handler) } }
+                            tr id={ "handler-" (row.handler) } {
+                                th scope="row" { a href={ "/handlers#handler-" (row.handler) } { (row.handler) } }
                                 td { (handler_state(row)) }
                                 td.n { (link_count(row.queued, &row.handler, "queued", "")) }
                                 td.n { (link_count(row.running, &row.handler, "running", "")) }
@@ -253,7 +253,7 @@ fn render_sources(sources: &[SourceRow], minutes: &HashMap<String, Minutes>) -> 
                     tbody {
                         @for row in sources {
                             @let minutes = minutes.get(&row.source).unwrap_or(&none);
-                            tr {
+                            tr id={ "source-" (row.source) } {
                                 th scope="row" { a href={ "/events?source=" (row.source) } { (row.source) } }
                                 td {
                                     @match &row.path {

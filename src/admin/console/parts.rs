@@ -1,5 +1,7 @@
 //! Parts of pages: times, states, counts, sparklines, buttons.
 
+use std::fmt::Write as _;
+
 use maud::{Markup, Render, html};
 
 use crate::clock::LocalTime;
@@ -21,6 +23,20 @@ pub fn optional_time(time: Option<&str>) -> Markup {
     match time {
         Some(time) => Time(time).render(),
         None => html! { span.muted { "–" } },
+    }
+}
+
+/// The reason of a job. It may end with a time of the API: `circuit breaker open until 2026-11-23T10:00:00.000Z`.
+pub struct Reason<'r>(pub &'r str);
+
+impl Render for Reason<'_> {
+    fn render(&self) -> Markup {
+        match self.0.rsplit_once(' ') {
+            Some((text, time)) if LocalTime::parse(time).is_some() => {
+                html! { (outside_text(text)) " " (Time(time)) }
+            }
+            _ => html! { (outside_text(self.0)) },
+        }
     }
 }
 
@@ -122,20 +138,44 @@ pub fn line(values: &[Option<i64>], label: &str) -> Markup {
     }
 }
 
-/// A text that a program wrote, with control characters made visible.
+/// A text from outside, with its control characters and invisible characters made visible: `␛` and `[U+202E]`.
 pub fn outside_text(text: &str) -> String {
-    let visible = |c: char| match c {
-        '\n' | '\t' => c,
-        '\u{0}'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
-        '\u{7f}' => '\u{2421}',
-        // Characters that change the direction of the text around them.
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            '\u{fffd}'
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => visible.push(c),
+            '\u{0}'..='\u{1f}' => {
+                visible.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'));
+            }
+            '\u{7f}' => visible.push('\u{2421}'),
+            c if is_invisible(c) => {
+                let _ = write!(visible, "[U+{:04X}]", u32::from(c));
+            }
+            c => visible.push(c),
         }
-        '\u{80}'..='\u{9f}' => '\u{fffd}',
-        c => c,
-    };
-    text.chars().map(visible).collect()
+    }
+    visible
+}
+
+/// Whether a character shows nothing, or changes the direction of the text around it. The joiners U+200C and U+200D
+/// are not among them: words of some languages, and emoji, need them.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{80}'..='\u{9f}'
+            | '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 #[cfg(test)]
@@ -162,6 +202,11 @@ mod tests {
 
     #[test]
     fn text_from_outside_shows_its_control_characters() {
-        assert_eq!(outside_text("a\u{1b}[0m\n\u{202e}b"), "a\u{241b}[0m\n\u{fffd}b");
+        assert_eq!(outside_text("a\u{1b}[0m\n\u{202e}b"), "a\u{241b}[0m\n[U+202E]b");
+        assert_eq!(outside_text("\u{85}\u{feff}\u{e0041}"), "[U+0085][U+FEFF][U+E0041]");
+        assert_eq!(
+            outside_text("na\u{200c}me \u{1f469}\u{200d}\u{1f4bb}"),
+            "na\u{200c}me \u{1f469}\u{200d}\u{1f4bb}"
+        );
     }
 }

@@ -91,14 +91,14 @@ fn render_rows(page: &rows::Page<RejectionRow>, params: &ListParams) -> Markup {
             }
         } @else {
             h2 { "Requests" }
-            div.scroll {
+            div.scroll tabindex="0" role="group" aria-label="Rejected requests" {
                 table {
                     thead { tr {
                         th { "Time" } th { "Source" } th { "Request" } th { "From" } th.n { "Status" } th { "Reason" } th.n { "Size" } th.n { "Count" }
                     } }
                     tbody {
                         @for row in &page.items {
-                            tr {
+                            tr id={ "rejection-" (row.id) } {
                                 td { (Time(&row.at)) }
                                 th scope="row" { (row.source.as_deref().unwrap_or("–")) }
                                 td.text { code { (outside_text(&row.method)) " " (outside_text(&row.path)) } }

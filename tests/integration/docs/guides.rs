@@ -137,7 +137,7 @@ impl Reader {
             match block.text.trim() {
                 "tests/run" | "cargo install --locked --path ." => {}
                 "hooktrail" | "cargo run --release" => {
-                    let log = self.start(4);
+                    let log = self.start(5);
                     let log = self.comparable(&log);
                     assert!(is_equal(&log), "{name}: {log}");
                 }

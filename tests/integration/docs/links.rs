@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::{page, repository};
+use super::{documentation_pages, page, repository};
 
 #[test]
 fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
@@ -35,6 +35,25 @@ fn links_between_pages_lead_to_a_file_and_a_heading_that_exist() {
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_pictures_of_pages_are_small() {
+    const MAX_BYTES: u64 = 150 << 10;
+    let folder = repository().join("docs/images");
+    let shown: String = documentation_pages().iter().map(|name| page(name)).collect();
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(shown.contains(&format!("images/{name})")), "no page shows {name}");
+        let size = entry.metadata().unwrap().len();
+        assert!(
+            size <= MAX_BYTES,
+            "{name}: {size} bytes: HOOKTRAIL_UPDATE_DOCS=1 tests/run pictures"
+        );
+        count += 1;
+    }
+    assert!(count >= 5, "{count} pictures");
 }
 
 /// The pages of a folder, and for all but the top those of its folders.
