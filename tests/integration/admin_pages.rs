@@ -2,6 +2,7 @@
 
 use crate::support::admin::{Api, admin_scenario, admin_scenario_with};
 use crate::support::client::send_request;
+use crate::support::server::scenario;
 
 #[test]
 fn a_body_that_is_nested_deeply_is_shown_as_it_came() {
@@ -34,6 +35,32 @@ fn a_page_has_the_number_of_the_change_that_its_stream_begins_with() {
         let page = api.request("GET", "/events", change, b"").body;
         assert!(page.contains(&format!("href=\"/events/{newest}\"")), "{change:?}: {page}");
     }
+}
+
+#[test]
+fn a_search_in_a_group_of_failures_stays_in_it() {
+    let server = scenario().admin("listen = [\"127.0.0.1:0\"]").source("a", "");
+    let server = server.handler("h", "retry = { max_attempts = 1 }", "exit 3").start();
+    let api = Api::of(&server);
+    server.post("/hooks/a", "{}");
+    server.until("select dead from trail", "1");
+    let group = server.value("select id from failure_groups");
+    let page = api.get(&format!("/events?failure={group}")).body;
+    assert!(page.contains("href=\"/events/1\""), "{page}");
+    assert!(page.contains(&format!("href=\"/failures#failure-{group}\"")), "{page}");
+    let field = format!("type=\"hidden\" name=\"failure\" value=\"{group}\"");
+    assert!(page.contains(&field), "{page}");
+    // The confirmation of another person's page, after the group was dismissed.
+    let act = |fields: &str| {
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        let body = format!("failure={group}&back=/failures{fields}");
+        api.request("POST", "/actions/cancel", form, body.as_bytes())
+    };
+    assert!(act("").body.contains("Cancel 1 job?"));
+    assert_eq!(act("&confirmed=1").status, 303);
+    server.until("select cancelled from trail", "1");
+    let late = act("");
+    assert_eq!((late.status, late.body.contains("Nothing to do")), (200, true), "{late:?}");
 }
 
 #[test]

@@ -109,6 +109,9 @@ pub async fn act(
         let operation = begin(&admin, &request, command, &selection, "console").await?;
         let status = operation.wait(WAIT).await;
         let number = status.state.is_final().then_some(status.progress.total);
+        if number == Some(0) {
+            return Ok(nothing_to_do(&client, back));
+        }
         return Ok(confirmation(&client, &action, &form, back, number));
     }
     let operation = begin(&admin, &request, command, &form.selection(), "console").await?;
@@ -173,6 +176,18 @@ fn confirmation(
         is_live: false,
     }
     .response()
+}
+
+/// The page that says that an action has no jobs, for example because another person was faster.
+fn nothing_to_do(client: &Client, back: &str) -> HttpResponse {
+    let content = html! {
+        div.card {
+            p { "No job matches. They may have ended or been changed since the page was loaded." }
+            div.buttons { a.button href=(back) { "Back" } }
+        }
+    };
+    let title = "Nothing to do".to_owned();
+    Page { client, title, section: "/failures", content, is_live: false }.response()
 }
 
 /// The form of a handler.

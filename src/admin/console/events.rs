@@ -37,6 +37,12 @@ pub async fn page(
         Err(problem) => (html! {}, Some(problem)),
     };
     let content = html! {
+        @if let Some(group) = params.failure {
+            p {
+                "Only events with a job in one " a href={ "/failures#failure-" (group) } { "group of failures" } ". "
+                a href="/events" { "Show all" }
+            }
+        }
         (render_filters(&params, &names))
         @if let Some(problem) = &error { (error_page::message(problem)) }
         (content)
@@ -98,6 +104,7 @@ fn render_filters(params: &ListParams, names: &Names) -> Markup {
         PublicState::ALL.into_iter().map(|state| state.name().to_owned()).collect();
     html! {
         form.filters method="get" action="/events" role="search" {
+            @if let Some(group) = params.failure { input type="hidden" name="failure" value=(group); }
             (render_choice("source", "Source", "any source", &names.sources, params.source.as_deref()))
             (render_choice("handler", "Handler", "any handler", &names.handlers, params.handler.as_deref()))
             (render_choice("state", "Job state", "any state", &states, params.state.as_deref()))
