@@ -77,6 +77,22 @@ fn tail_follows_the_output_of_a_job_over_all_of_its_attempts() {
 }
 
 #[test]
+fn tail_prints_what_a_cancelled_job_writes_at_its_end_and_how_it_ended() {
+    let server =
+        server_with("trap 'echo bye; exit 1' TERM; echo one; while :; do sleep 0.02; done");
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    let mut command = server.start_cli(&["tail", "-f", "1"], Stdio::piped());
+    let mut lines = BufReader::new(command.0.stdout.take().expect("the output"));
+    let mut output = String::new();
+    lines.read_line(&mut output).expect("a line");
+    assert!(server.cli(&["cancel", "1"]).status.success());
+    lines.read_to_string(&mut output).expect("the end");
+    assert_eq!(output, "one\nbye\n");
+    command.0.wait().expect("the end");
+    server.until("select outcome || ': ' || detail from outcomes", "interrupted: cancelled");
+}
+
+#[test]
 fn tail_of_a_running_job_prints_what_there_is_and_ends() {
     let server = server_with("echo one; until [ -e go ]; do sleep 0.02; done");
     assert_eq!(server.post("/hooks/a", "{}").status, 202);
