@@ -414,23 +414,6 @@ pub fn find_newest_job(
     );
     conn.find(sql, (event, handler), |row| row.try_into())
 }
-
-/// Returns the groups of failures, those with the last failure first. There are at most 501 for each handler.
-///
-/// # Errors
-/// The read failed.
-pub fn list_failures(conn: &Connection, handler: Option<&str>) -> rusqlite::Result<Rows> {
-    let sql = formatcp!(
-        "SELECT g.id AS failure, h.name AS handler, g.reason, g.failing, g.dead,
-           strftime({ISO}, g.first_at / 1000.0, 'unixepoch') AS first_at,
-           strftime({ISO}, g.last_at / 1000.0, 'unixepoch') AS last_at, g.last_job,
-           (SELECT j.event FROM jobs j WHERE j.id = g.last_job) AS last_event
-         FROM failure_groups g JOIN handlers h ON h.id = g.handler
-         WHERE ?1 IS NULL OR h.name = ?1 ORDER BY g.last_at DESC, g.id DESC"
-    );
-    query(conn, sql, &[handler.map(str::to_owned).into()])
-}
-
 /// Returns the row of the view `trail` of an event, if it exists.
 ///
 /// # Errors

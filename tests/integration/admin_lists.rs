@@ -167,7 +167,8 @@ fn a_query_with_an_error_gets_a_message_that_names_it() {
         ("rejections?text=x", "text: does not apply to rejections: expected limit, cursor, source, since, until, detail".into()),
         ("audit?source=a", "source: does not apply to audit: expected limit, cursor".into()),
         ("outcomes?follow=2", "follow: is \"2\": expected 0 or 1".into()),
-        ("handlers?limit=1", "the query is \"limit=1\": expected none: this list has no parameters".into()),
+        ("operations?limit=1", "the query is \"limit=1\": expected none: this list has no parameters".into()),
+        ("handlers?source=a", "source: does not apply to handlers: expected limit, cursor".into()),
     ]
     .map(|(path, detail)| (path.to_owned(), detail))
     .into_iter()
@@ -344,6 +345,40 @@ fn post_head(api: &Api, path: &str, length: u64, content_type: &str, part: &[u8]
     );
     stream.write_all(&[head.as_bytes(), part].concat()).expect("a request");
     stream
+}
+
+#[test]
+fn failures_handlers_and_sources_have_pages() {
+    let mut scenario = admin_scenario().source("b", "");
+    for name in ["x", "y", "z"] {
+        let script = format!("echo handler {name} has no luck >&2; exit 65");
+        scenario = scenario.handler(name, "retry = { max_attempts = 1 }", &script);
+    }
+    let server = scenario.start();
+    let api = Api::of(&server);
+    server.post("/hooks/a", "{}");
+    server.until("select dead from trail", "3");
+    for (path, field, rows) in
+        [("failures", "handler", 3), ("handlers", "handler", 4), ("sources", "source", 2)]
+    {
+        let path = format!("/api/v1/{path}");
+        let all = api.items(&path);
+        assert_eq!(all.len(), rows, "{path}");
+        let (mut paged, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = api.json(&format!("{path}?limit=1{cursor}"));
+            paged.extend(page["items"].as_array().expect("rows").clone());
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        let names = |rows: &[Value]| rows.iter().map(|row| row[field].clone()).collect::<Vec<_>>();
+        assert_eq!(names(&paged), names(&all), "{path}");
+        assert_eq!(api.get(&format!("{path}?limit=0")).status, 400);
+        assert_eq!(api.get(&format!("{path}?cursor=none")).status, 400);
+    }
+    let page = api.get("/failures?limit=1").body;
+    assert!(page.contains("href=\"/failures?limit=1&amp;cursor="), "{page}");
+    assert!(!page.contains("will be retried"), "the numbers would be those of one page");
 }
 
 #[test]

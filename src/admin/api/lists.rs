@@ -15,7 +15,7 @@ use super::rows::{
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::clock::{MonotonicClock, format_rfc3339};
-use crate::store::queries::{self, Selector};
+use crate::store::queries::Selector;
 use crate::store::search::pages::{self, PageRequest};
 use crate::store::{self, Connection, stats};
 
@@ -116,30 +116,43 @@ pub async fn load_audit_log(
 #[utoipa::path(get, path = "/api/v1/failures", params(ListParams),
     responses((status = 200, body = Page<FailureRow>), (status = 400, body = Problem)))]
 pub async fn failures(admin: Data<Admin>, request: HttpRequest) -> Result<FailureRow> {
-    let params = ListParams::read(&request, &params::FAILURES)?;
-    let items = load_failures(&admin, &params).await?;
-    Ok(Json(Page { items, next: None, searched_to: None }))
+    load_failures(&admin, &ListParams::read(&request, &params::FAILURES)?).await.map(Json)
 }
 
-/// Returns the groups of failures.
+/// Returns a page of the groups of failures.
 ///
 /// # Errors
 /// A parameter is not valid, or the database can't be read.
 pub async fn load_failures(
     admin: &Arc<Admin>,
     params: &ListParams,
-) -> std::result::Result<Vec<FailureRow>, Problem> {
-    let handler = params.selector()?.handler;
-    let rows = admin.read(move |conn, _| queries::list_failures(conn, handler.as_deref())).await?;
-    objects(&rows).map_err(Problem::internal)
+) -> std::result::Result<Page<FailureRow>, Problem> {
+    load_page(admin, &params::FAILURES, params, |conn, selector, page, _| {
+        pages::page_of_failures(conn, selector.handler.as_deref(), page)
+    })
+    .await
+}
+
+/// Returns a page of rows whose number is that of the configuration: all of them without a limit.
+fn page_of<T>(rows: Vec<T>, list: &List, params: &ListParams) -> Result<T> {
+    let page = params.page(list.name)?;
+    let start = page.before.map_or(0, |position| usize::try_from(position).unwrap_or(usize::MAX));
+    let limit = match params.limit {
+        Some(_) => usize::try_from(page.limit).unwrap_or(usize::MAX),
+        None => usize::MAX,
+    };
+    let end = start.saturating_add(limit);
+    let next = (end < rows.len()).then(|| params.cursor_at(list.name, end as i64));
+    let items = rows.into_iter().skip(start).take(limit).collect();
+    Ok(Json(Page { items, next, searched_to: None }))
 }
 
 /// All handlers with their queues and the counts of the last hour.
-#[utoipa::path(get, path = "/api/v1/handlers", responses((status = 200, body = Page<HandlerRow>)))]
+#[utoipa::path(get, path = "/api/v1/handlers", params(ListParams),
+    responses((status = 200, body = Page<HandlerRow>), (status = 400, body = Problem)))]
 pub async fn handlers(admin: Data<Admin>, request: HttpRequest) -> Result<HandlerRow> {
-    params::check_no_parameters(&request)?;
-    let items = load_handlers(&admin).await?;
-    Ok(Json(Page { items, next: None, searched_to: None }))
+    let params = ListParams::read(&request, &params::HANDLERS)?;
+    page_of(load_handlers(&admin).await?, &params::HANDLERS, &params)
 }
 
 /// Returns all handlers.
@@ -157,11 +170,11 @@ pub async fn load_handlers(admin: &Arc<Admin>) -> std::result::Result<Vec<Handle
 }
 
 /// All sources with the counts of the last hour.
-#[utoipa::path(get, path = "/api/v1/sources", responses((status = 200, body = Page<SourceRow>)))]
+#[utoipa::path(get, path = "/api/v1/sources", params(ListParams),
+    responses((status = 200, body = Page<SourceRow>), (status = 400, body = Problem)))]
 pub async fn sources(admin: Data<Admin>, request: HttpRequest) -> Result<SourceRow> {
-    params::check_no_parameters(&request)?;
-    let items = load_sources(&admin).await?;
-    Ok(Json(Page { items, next: None, searched_to: None }))
+    let params = ListParams::read(&request, &params::SOURCES)?;
+    page_of(load_sources(&admin).await?, &params::SOURCES, &params)
 }
 
 /// Returns all sources.

@@ -37,7 +37,8 @@ pub struct List {
 }
 
 /// Every list that has parameters.
-pub const LISTS: [List; 6] = [EVENTS, JOBS, OUTCOMES, REJECTIONS, FAILURES, AUDIT_LOG];
+pub const LISTS: [List; 8] =
+    [EVENTS, JOBS, OUTCOMES, REJECTIONS, FAILURES, HANDLERS, SOURCES, AUDIT_LOG];
 
 pub const EVENTS: List = List {
     name: "events",
@@ -69,8 +70,17 @@ pub const REJECTIONS: List = List {
     parameters: &["limit", "cursor", "source", "since", "until", "detail"],
 };
 
-pub const FAILURES: List =
-    List { name: "failures", path: "/api/v1/failures", parameters: &["handler"] };
+pub const FAILURES: List = List {
+    name: "failures",
+    path: "/api/v1/failures",
+    parameters: &["limit", "cursor", "handler"],
+};
+
+pub const HANDLERS: List =
+    List { name: "handlers", path: "/api/v1/handlers", parameters: &["limit", "cursor"] };
+
+pub const SOURCES: List =
+    List { name: "sources", path: "/api/v1/sources", parameters: &["limit", "cursor"] };
 
 pub const AUDIT_LOG: List =
     List { name: "audit", path: "/api/v1/audit", parameters: &["limit", "cursor"] };
@@ -396,6 +406,11 @@ impl ListParams {
 
     /// Returns the cursor of the page after `page`.
     pub fn next(&self, list: &str, page: &Page) -> Option<String> {
-        page.next.map(|position| cursor::encode(&self.filter(list), position))
+        page.next.map(|position| self.cursor_at(list, position))
+    }
+
+    /// Returns the cursor of a position.
+    pub fn cursor_at(&self, list: &str, position: i64) -> String {
+        cursor::encode(&self.filter(list), position)
     }
 }

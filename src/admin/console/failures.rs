@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use maud::{Markup, html};
 
 use super::actions::{Button, action_button};
+use super::events::pager;
 use super::layout::Page;
 use super::parts::{Time, colored_count, count, outside_text};
 use crate::admin::Admin;
@@ -22,7 +23,10 @@ pub async fn page(
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
     let load = lists::load_failures(&admin, &params);
-    let groups = admin.share(&client, &load_key(&request), load).await?;
+    let page = admin.share(&client, &load_key(&request), load).await?;
+    let groups = &page.items;
+    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_complete = is_first && page.next.is_none();
     let mut handlers: Vec<&str> = groups.iter().map(|group| group.handler.as_str()).collect();
     handlers.sort_unstable();
     handlers.dedup();
@@ -30,33 +34,43 @@ pub async fn page(
         @if let Some(handler) = params.handler.as_deref().filter(|handler| !handler.is_empty()) {
             p { "Only handler " strong { (outside_text(handler)) } ". " a href="/failures" { "Show all" } }
         }
-        @if groups.is_empty() {
+        @if groups.is_empty() && is_complete {
             p.empty { "No job fails. Jobs whose attempts fail appear here until they succeed, are cancelled or are retried." }
         }
         @for handler in handlers {
             @let of_handler: Vec<&FailureRow> = groups.iter().filter(|group| group.handler == handler).collect();
-            (render_handler(&client, handler, &of_handler))
+            (render_handler(&client, handler, &of_handler, is_complete))
         }
+        @if !is_complete { (pager("/failures", &params, page.next.as_deref(), None)) }
     };
     Ok(Page {
         client: &client,
         title: "Failures".to_owned(),
         section: "/failures",
         content,
-        is_live: true,
+        is_live: is_first,
     }
     .response())
 }
 
-fn render_handler(client: &Client, handler: &str, groups: &[&FailureRow]) -> Markup {
+/// A handler with its groups. The page may have only some of them.
+fn render_handler(
+    client: &Client,
+    handler: &str,
+    groups: &[&FailureRow],
+    is_complete: bool,
+) -> Markup {
     let dead: i64 = groups.iter().map(|group| group.dead).sum();
     let failing: i64 = groups.iter().map(|group| group.failing).sum();
     let fields = [("handler", handler.to_owned()), ("state", "dead".to_owned())];
     html! {
         section id={ "handler-" (handler) } aria-label={ "Handler " (handler) } {
             div.toolbar {
-                h2 { (handler) " " span.muted { (count(dead)) " dead, " (count(failing)) " will be retried" } }
-                @if dead > 0 {
+                h2 {
+                    (handler) " "
+                    @if is_complete { span.muted { (count(dead)) " dead, " (count(failing)) " will be retried" } }
+                }
+                @if dead > 0 || !is_complete {
                     div.buttons {
                         (action_button(client, &Button { action: "retry", label: "Retry all dead", fields: &fields, back: "/failures", is_primary: true }))
                         (action_button(client, &Button { action: "cancel", label: "Dismiss all dead", fields: &fields, back: "/failures", is_primary: false }))

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use const_format::formatcp;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::super::jobs::transition::indexed_states;
-use super::super::queries::{self, Rows, Selector, SqlFilter, TRAIL_ROW};
+use super::super::queries::{self, ISO, Rows, Selector, SqlFilter, TRAIL_ROW};
 use super::super::statements::Statements;
 use super::blocks::{self, BlockSearch, add_names};
 use super::matches::{Matches, SearchTime};
@@ -300,6 +301,29 @@ pub fn page_of_rejections(
         filter.values.len()
     );
     Ok(Page::of_rows(queries::query(conn, &sql, &filter.values)?, page.limit))
+}
+
+/// Returns the groups of failures, the one with the last failure first. A position is the time of the last failure
+/// with the number of the group.
+///
+/// # Errors
+/// The read failed.
+pub fn page_of_failures(
+    conn: &Connection,
+    handler: Option<&str>,
+    page: PageRequest,
+) -> rusqlite::Result<Page> {
+    let sql = formatcp!(
+        "SELECT (g.last_at << 20) | (g.id & 0xfffff) AS position, g.id AS failure, h.name AS handler, g.reason,
+           g.failing, g.dead, strftime({ISO}, g.first_at / 1000.0, 'unixepoch') AS first_at,
+           strftime({ISO}, g.last_at / 1000.0, 'unixepoch') AS last_at, g.last_job,
+           (SELECT j.event FROM jobs j WHERE j.id = g.last_job) AS last_event
+         FROM failure_groups g JOIN handlers h ON h.id = g.handler
+         WHERE position < ?1 AND (?3 IS NULL OR h.name = ?3) ORDER BY position DESC LIMIT ?2"
+    );
+    let handler = handler.map(str::to_owned).into();
+    let values = [page.before().into(), page.limit.saturating_add(1).into(), handler];
+    Ok(Page::of_rows(queries::query(conn, sql, &values)?, page.limit))
 }
 
 /// Returns the audit log.
