@@ -83,6 +83,13 @@ impl OutcomeFeed {
         self.last_change.load(Ordering::Acquire)
     }
 
+    /// Ends all streams. Their clients may open new ones.
+    pub fn end_streams(&self) {
+        if let Some(batches) = &mut *self.batches.lock() {
+            *batches = channel(BUFFERED_BATCHES).0;
+        }
+    }
+
     /// Ends the thread and all streams.
     pub fn close(&self) {
         *self.batches.lock() = None;

@@ -373,10 +373,12 @@ async fn track<B: MessageBody + 'static>(
     };
     let reject = move |status: StatusCode| {
         let detail = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => format!(
-                "the body is too large: expected at most {max_body_bytes} bytes, and {MAX_BODY_BYTES} with a valid \
-                 token"
+            StatusCode::PAYLOAD_TOO_LARGE if max_body_bytes < MAX_BODY_BYTES => format!(
+                "the body is too large: expected at most {max_body_bytes} bytes without a valid token"
             ),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the body is too large: expected at most {max_body_bytes} bytes")
+            }
             StatusCode::REQUEST_TIMEOUT => "the body took too long".to_owned(),
             _ => "the body is incomplete".to_owned(),
         };
@@ -404,9 +406,16 @@ async fn not_found(request: HttpRequest) -> Result<HttpResponse, Problem> {
 }
 
 impl AdminServer {
-    /// Applies the tokens of a new configuration. Sessions of other tokens end.
+    /// Applies the tokens of a new configuration. If they are others, sessions and streams of the old ones end, and no
+    /// sign-in link of before is valid.
     pub fn configure(&self, tokens: &AdminTokens) {
-        self.admin.tokens.store(Arc::new(tokens.build()));
+        let tokens = tokens.build();
+        if self.admin.tokens.load().is_same(&tokens) {
+            return;
+        }
+        self.admin.tokens.store(Arc::new(tokens));
+        self.admin.links.clear();
+        self.admin.feed.end_streams();
     }
 
     /// Closes all connections, and ends the threads.

@@ -41,6 +41,11 @@ impl SignInLinks {
         Ok(code)
     }
 
+    /// Makes all links invalid, because the tokens have changed.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+
     /// Uses a code. Returns false if it is not valid, too old, or was used.
     pub fn redeem(&self, code: &str) -> bool {
         let digest = digest::digest(&digest::SHA256, code.as_bytes());

@@ -51,6 +51,16 @@ pub struct Session {
 }
 
 impl Tokens {
+    /// Whether these are the same tokens with the same roles.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let parts = |token: &Token| (token.role, token.digest);
+        let is_same = |(one, two): (&Token, &Token)| {
+            let ((role, digest), (other_role, other_digest)) = (parts(one), parts(two));
+            role == other_role && digest.as_ref() == other_digest.as_ref()
+        };
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(is_same)
+    }
+
     /// Adds tokens with a role.
     pub fn with<'t>(mut self, role: Role, tokens: impl IntoIterator<Item = &'t [u8]>) -> Self {
         self.0.extend(tokens.into_iter().map(|token| Token {

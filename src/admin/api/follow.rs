@@ -27,7 +27,7 @@ use crate::store::search::{self, TailView, pages};
 
 /// How often a stream without outcomes sends a comment, so that proxies keep it open and a client that is gone is
 /// noticed.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Outcomes that are read at once for a client that resumes.
 const CATCH_UP_ROWS: i64 = 500;

@@ -34,7 +34,7 @@ const START_WAIT: Duration = Duration::from_millis(300);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A comment after this many intervals without output shows whether the client is still there.
-const HEARTBEAT_INTERVALS: u32 = 150;
+const HEARTBEAT_INTERVALS: u32 = 50;
 
 /// The parameters of the call.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -198,8 +198,10 @@ async fn send_output(
         return send(sender, text).await;
     };
     let (mut sent, mut idle) = ([0; 2], 0);
+    let tokens = admin.tokens.load_full();
     send(sender, ":\n\n".to_owned()).await?;
-    loop {
+    // A stream of a token that is not valid any more ends.
+    while Arc::ptr_eq(&tokens, &admin.tokens.load_full()) {
         let is_running =
             admin.running.output(JobId(job)).is_some_and(|(number, _)| number == attempt);
         let mut text = String::new();
@@ -230,6 +232,7 @@ async fn send_output(
         }
         tokio::time::sleep(INTERVAL).await;
     }
+    Ok(())
 }
 
 /// Waits until the outcome of an attempt is in the database. `None`: it is not for long, or its job is deleted.

@@ -296,7 +296,7 @@ pub struct OperationRow {
     /// How many of `total` jobs or events are done; while they are being selected: how many were read.
     pub done: u64,
     pub total: u64,
-    /// Jobs that were selected, changed or created.
+    /// Jobs that were selected, changed or created. 0 for a dry run of a replay, which counts events.
     pub jobs: u64,
     /// Why it failed, or what it left out.
     pub detail: Option<String>,

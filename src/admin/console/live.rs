@@ -17,7 +17,7 @@ use crate::admin::feed::{Batch, MAX_STREAMS};
 use crate::admin::problem::Problem;
 use crate::admin::stream::{Piece, PieceStream};
 
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Sends the number of the last change, and then of each that the feed announces, at most once per second.
 pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {

@@ -26,6 +26,21 @@ fn summary(operation: &Operation) -> String {
     let noun = |number: u64| if number == 1 { "job" } else { "jobs" };
     let jobs = status.progress.jobs;
     let done = match operation.request.action {
+        Action::Replay if operation.request.is_dry_run => {
+            let events = status.progress.total;
+            format!(
+                "{} {} would be replayed",
+                number(events),
+                if events == 1 { "event" } else { "events" }
+            )
+        }
+        _ if operation.request.is_dry_run => {
+            let verb = match operation.request.action {
+                Action::Cancel { .. } => "cancelled",
+                _ => "retried",
+            };
+            format!("{} {} would be {verb}", number(jobs), noun(jobs))
+        }
         Action::Retry => format!("{} {} retried", number(jobs), noun(jobs)),
         Action::Cancel { .. } => format!("{} {} cancelled", number(jobs), noun(jobs)),
         Action::Replay => format!("{} new {}", number(jobs), noun(jobs)),
