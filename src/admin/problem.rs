@@ -45,6 +45,14 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// A part of the request can't be read. The parser's own name for its step is left out.
+    pub fn malformed(part: &str, error: &impl fmt::Display) -> Self {
+        let text = error.to_string();
+        let steps = ["Query deserialize error: ", "Json deserialize error: ", "Parse error: "];
+        let reason = steps.iter().find_map(|step| text.strip_prefix(step)).unwrap_or(&text);
+        Self::bad_request(format!("{part}: {reason}"))
+    }
+
     /// What the request names does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)

@@ -167,6 +167,15 @@ fn a_query_with_an_error_gets_a_message_that_names_it() {
         ("rejections?text=x", "text: does not apply to rejections: expected limit, cursor, source, since, until, detail".into()),
         ("audit?source=a", "source: does not apply to audit: expected limit, cursor".into()),
         ("outcomes?follow=2", "follow: is \"2\": expected 0 or 1".into()),
+        ("events?limit=x", "limit: is \"x\": expected a number from 1 to 1000".into()),
+        (
+            "jobs?event=9223372036854775808",
+            "event: is \"9223372036854775808\": expected a number from 1 to 9223372036854775807".into(),
+        ),
+        (
+            "jobs?failure=1.5",
+            "failure: is \"1.5\": expected a number from 1 to 9223372036854775807".into(),
+        ),
         ("operations?limit=1", "the query is \"limit=1\": expected none: this list has no parameters".into()),
         ("handlers?source=a", "source: does not apply to handlers: expected limit, cursor".into()),
     ]
@@ -181,17 +190,11 @@ fn a_query_with_an_error_gets_a_message_that_names_it() {
         assert_problem(&api.get(&format!("/api/v1/{path}")), 400, &detail);
     }
     // The detail of these is the parser's.
-    for path in [
-        "events?limit=x",
-        "events?limit=1&limit=2",
-        "events?unknown=1",
-        "jobs?event=9223372036854775808",
-        "jobs?failure=1.5",
-    ] {
+    for path in ["events?limit=1&limit=2", "events?unknown=1"] {
         let response = api.get(&format!("/api/v1/{path}"));
         let detail = parse(&response)["detail"].as_str().map(str::to_owned).expect("a detail");
         assert_problem(&response, 400, &detail);
-        assert!(detail.starts_with("the query: "), "{path}: {detail}");
+        assert!(detail.starts_with("the query: ") && !detail.contains("deserialize"), "{detail}");
     }
 }
 

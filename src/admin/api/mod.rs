@@ -91,7 +91,7 @@ pub fn json_config() -> JsonConfig {
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 "expected a body with `Content-Type: application/json`".to_owned()
             }
-            _ => format!("the body: {error}"),
+            _ => Problem::malformed("the body", &error).detail,
         };
         Problem::new(status, detail).into()
     })
@@ -99,8 +99,7 @@ pub fn json_config() -> JsonConfig {
 
 /// How the parameters of a query are read.
 pub fn query_config() -> QueryConfig {
-    QueryConfig::default()
-        .error_handler(|error, _| Problem::bad_request(format!("the query: {error}")).into())
+    QueryConfig::default().error_handler(|error, _| Problem::malformed("the query", &error).into())
 }
 
 /// How the parameters of a path are read.

@@ -244,6 +244,24 @@ pub fn check_order(since_ms: Option<i64>, until_ms: Option<i64>) -> Result<(), P
     }
 }
 
+/// Checks that the values of parameters which are numbers are some, because the parser's error does not name the
+/// parameter.
+fn check_digits(query: &str) -> Result<(), Problem> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    for (name, value) in pairs.filter(|(name, _)| matches!(*name, "limit" | "event" | "failure")) {
+        if !value.is_empty() && value.parse::<i64>().is_err() {
+            let most = match name {
+                "limit" => MAX_LIMIT,
+                _ => i64::MAX,
+            };
+            return Err(Problem::bad_request(format!(
+                "{name}: is {value:?}: expected a number from 1 to {most}"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Checks the number of an event, a job or a group.
 pub fn check_number(name: &str, number: Option<i64>) -> Result<(), Problem> {
     match number {
@@ -263,8 +281,9 @@ impl ListParams {
     pub fn read(request: &HttpRequest, list: &List) -> Result<Self, Problem> {
         let query = request.query_string();
         check_encoding(query)?;
+        check_digits(query)?;
         let params = Query::<Self>::from_query(query)
-            .map_err(|error| Problem::bad_request(format!("the query: {error}")))?
+            .map_err(|error| Problem::malformed("the query", &error))?
             .into_inner();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

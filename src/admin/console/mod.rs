@@ -54,7 +54,7 @@ pub fn routes(config: &mut ServiceConfig) {
 pub fn form_config() -> FormConfig {
     FormConfig::default()
         .limit(16 << 10)
-        .error_handler(|error, _| Problem::bad_request(format!("the form: {error}")).into())
+        .error_handler(|error, _| Problem::malformed("the form", &error).into())
 }
 
 /// The headers of all responses: no script or style but our own, no frame, no guess at the type.
