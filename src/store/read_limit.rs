@@ -45,3 +45,33 @@ pub fn is_over_limit(error: &anyhow::Error) -> bool {
         error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
     failure == Some(rusqlite::ErrorCode::OperationInterrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Counts for as long as it may.
+    fn count(conn: &Connection) -> anyhow::Result<i64> {
+        let sql = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n";
+        Ok(conn.query_row(sql, [], |row| row.get(0))?)
+    }
+
+    #[test]
+    fn a_read_ends_at_its_deadline_or_when_it_is_cancelled_and_the_connection_can_be_used_again() {
+        let conn = Connection::open_in_memory().unwrap();
+        let (past, future) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        for (deadline, is_cancelled) in [(past, false), (future, true)] {
+            let is_cancelled = Arc::new(AtomicBool::new(is_cancelled));
+            let error =
+                ReadLimit { deadline, is_cancelled }.run(&conn, count).unwrap().unwrap_err();
+            assert!(is_over_limit(&error), "{error:#}");
+            let sql =
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000)
+                       SELECT count(*) FROM n";
+            let rows: i64 = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+            assert_eq!(rows, 10_000, "without a limit");
+        }
+    }
+}
