@@ -6,28 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::Method;
-use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data, Json};
 use actix_web::{HttpRequest, HttpResponse, Responder, rt};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
+use super::lists::load_page;
 use super::params::{self, ListParams};
-use super::rows::{OutcomeRow, Page, objects};
+use super::rows::{OutcomeRow, Page};
 use crate::admin::Admin;
 use crate::admin::feed::{Batch, MAX_STREAMS, integer};
 use crate::admin::problem::Problem;
-use crate::admin::stream::{Piece, PieceStream};
-use crate::clock::format_rfc3339;
+use crate::admin::stream::{COMMENT, HEARTBEAT, Piece, PieceStream, event_stream};
 use crate::row_json::row_object;
 use crate::store::Value;
 use crate::store::queries::{Rows, Selector};
 use crate::store::search::{self, TailView, pages};
-
-/// How often a stream without outcomes sends a comment, so that proxies keep it open and a client that is gone is
-/// noticed.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Outcomes that are read at once for a client that resumes.
 const CATCH_UP_ROWS: i64 = 500;
@@ -48,17 +43,16 @@ const PART_BYTES: usize = 32 << 10;
         (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub async fn outcomes(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let params = ListParams::read(&request, &params::OUTCOMES)?;
-    let (selector, page) = (params.selector()?, params.page(params::OUTCOMES.name)?);
+    let (selector, _) = (params.selector()?, params.page(params::OUTCOMES.name)?);
     let resume_after = read_last_event_id(&request)?;
     if params.is_following()? {
         return follow(admin.into_inner(), selector, resume_after, &request);
     }
-    let found = admin.read(move |conn, _| pages::page_of_outcomes(conn, &selector, page)).await?;
-    let page: Page<OutcomeRow> = Page {
-        items: objects(&found.rows).map_err(Problem::internal)?,
-        next: params.next(params::OUTCOMES.name, &found),
-        searched_to: found.searched_to_ms.map(format_rfc3339),
-    };
+    let page: Page<OutcomeRow> =
+        load_page(&admin, &params::OUTCOMES, &params, |conn, selector, page, _| {
+            pages::page_of_outcomes(conn, selector, page)
+        })
+        .await?;
     Ok(Json(page).respond_to(&request).map_into_boxed_body())
 }
 
@@ -82,12 +76,7 @@ fn follow(
     resume_after: Option<i64>,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let mut response = HttpResponse::Ok();
-    response
-        .content_type("text/event-stream")
-        .insert_header((CACHE_CONTROL, "no-store"))
-        // nginx would collect the events otherwise.
-        .insert_header(("X-Accel-Buffering", "no"));
+    let mut response = event_stream();
     if request.method() == Method::HEAD {
         return Ok(response.finish());
     }
@@ -134,7 +123,7 @@ impl OutcomeStream {
         self.catch_up(newest).await?;
         loop {
             let Ok(batch) = tokio::time::timeout(HEARTBEAT, batches.recv()).await else {
-                self.send(":\n\n".to_owned()).await?;
+                self.send(COMMENT.to_owned()).await?;
                 continue;
             };
             let batch = match batch {

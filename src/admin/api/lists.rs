@@ -22,7 +22,10 @@ use crate::store::{self, Connection, stats};
 type Result<T> = std::result::Result<Json<Page<T>>, Problem>;
 
 /// Reads a page of a list.
-async fn load_page<T: DeserializeOwned + Send + 'static>(
+///
+/// # Errors
+/// A parameter is not valid, or the database can't be read.
+pub async fn load_page<T: DeserializeOwned + Send + 'static>(
     admin: &Arc<Admin>,
     list: &List,
     params: &ListParams,

@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data, Json, Path, Query};
 use actix_web::{HttpRequest, HttpResponse, Responder, rt};
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use super::params::FollowFlag;
 use super::rows::{AttemptRow, objects};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
-use crate::admin::stream::{Piece, PieceStream};
+use crate::admin::stream::{COMMENT, HEARTBEAT, Piece, PieceStream, event_stream};
 use crate::domain::JobId;
 use crate::domain::job::JobState;
 use crate::process::{LiveOutput, OutputStream};
@@ -32,9 +31,6 @@ const START_WAIT: Duration = Duration::from_millis(300);
 
 /// How long a client may take to read a part of the stream.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A comment after this many intervals without output shows whether the client is still there.
-const HEARTBEAT_INTERVALS: u32 = 50;
 
 /// The parameters of the call.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -158,11 +154,7 @@ pub async fn output(
         let _permit = permit;
         let _ = send_output(&admin, job, loaded, &sender).await;
     });
-    Ok(HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header(("X-Accel-Buffering", "no"))
-        .streaming(PieceStream(receiver)))
+    Ok(event_stream().streaming(PieceStream(receiver)))
 }
 
 /// The client does not read any more.
@@ -197,9 +189,9 @@ async fn send_output(
         );
         return send(sender, text).await;
     };
-    let (mut sent, mut idle) = ([0; 2], 0);
+    let (mut sent, mut sent_at) = ([0; 2], Instant::now());
     let tokens = admin.tokens.load_full();
-    send(sender, ":\n\n".to_owned()).await?;
+    send(sender, COMMENT.to_owned()).await?;
     // A stream of a token that is not valid any more ends.
     while Arc::ptr_eq(&tokens, &admin.tokens.load_full()) {
         let is_running =
@@ -223,12 +215,12 @@ async fn send_output(
             text.push_str(&end_message(i64::from(attempt), outcome.as_deref(), detail.as_deref()));
             return send(sender, text).await;
         }
-        idle = if text.is_empty() { idle + 1 } else { 0 };
-        if idle >= HEARTBEAT_INTERVALS {
-            (idle, text) = (0, ":\n\n".to_owned());
+        if text.is_empty() && sent_at.elapsed() >= HEARTBEAT {
+            text.push_str(COMMENT);
         }
         if !text.is_empty() {
             send(sender, text).await?;
+            sent_at = Instant::now();
         }
         tokio::time::sleep(INTERVAL).await;
     }

@@ -332,16 +332,16 @@ impl ListParams {
 
     /// Whether a parameter selects rows.
     pub fn has_filter(&self) -> bool {
-        let Self { source, handler, state, since, until, text, detail, event, failure, .. } = self;
-        [source, handler, state, since, until, text, detail]
-            .into_iter()
-            .any(|text| given(text).is_some())
-            || event.or(*failure).is_some()
+        self.texts().next().is_some() || self.event.or(self.failure).is_some()
     }
 
-    /// The URL of a page of the console with these filters.
-    pub fn href(&self, path: &str, cursor: Option<&str>) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::new());
+    /// Whether the page is the one with the newest rows.
+    pub fn is_first_page(&self) -> bool {
+        given(&self.cursor).is_none()
+    }
+
+    /// The parameters that are texts and select rows, with their names.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let texts = [
             ("source", &self.source),
             ("handler", &self.handler),
@@ -351,11 +351,14 @@ impl ListParams {
             ("text", &self.text),
             ("detail", &self.detail),
         ];
-        for (name, text) in texts {
-            if let Some(text) = given(text) {
-                query.append_pair(name, &text);
-            }
-        }
+        let given = texts.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
+        given.filter(|(_, text)| !text.is_empty())
+    }
+
+    /// The URL of a page of the console with these filters.
+    pub fn href(&self, path: &str, cursor: Option<&str>) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.texts());
         for (name, number) in [("failure", self.failure), ("limit", self.limit)] {
             if let Some(number) = number {
                 query.append_pair(name, &number.to_string());
@@ -388,19 +391,8 @@ impl ListParams {
     /// so that `since=2h` is the same filter on each page.
     fn filter(&self, list: &str) -> String {
         let mut filter = list.to_owned();
-        let texts = [
-            ("source", &self.source),
-            ("handler", &self.handler),
-            ("state", &self.state),
-            ("since", &self.since),
-            ("until", &self.until),
-            ("text", &self.text),
-            ("detail", &self.detail),
-        ];
-        for (name, text) in texts {
-            if let Some(text) = given(text) {
-                let _ = write!(filter, "\0{name}={text}");
-            }
+        for (name, text) in self.texts() {
+            let _ = write!(filter, "\0{name}={text}");
         }
         let _ = write!(filter, "\0{:?}\0{:?}", self.event, self.failure);
         filter

@@ -20,7 +20,7 @@ pub async fn page(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let client = access::client(&request)?;
-    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_first = params.is_first_page();
     let load = lists::load_audit_log(&admin, &params);
     let page = admin.share(&client, &load_key(&request), load).await?;
     let content = html! {

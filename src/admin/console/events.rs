@@ -31,7 +31,7 @@ pub async fn page(
     let names = names(&admin);
     let load = lists::load_events(&admin, &params);
     let found = admin.share(&client, &load_key(&request), load).await;
-    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_first = params.is_first_page();
     let (content, error) = match found {
         Ok(page) => (render_page(&page, &params), None),
         Err(problem) => (html! {}, Some(problem)),
@@ -186,7 +186,7 @@ pub fn pager(
     next: Option<&str>,
     searched_to: Option<&str>,
 ) -> Markup {
-    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_first = params.is_first_page();
     html! {
         @if let Some(time) = searched_to {
             p.note { "Searched back to " (Time(time)) "." }

@@ -25,7 +25,7 @@ pub async fn page(
     let load = lists::load_failures(&admin, &params);
     let page = admin.share(&client, &load_key(&request), load).await?;
     let groups = &page.items;
-    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_first = params.is_first_page();
     let is_complete = is_first && page.next.is_none();
     let mut handlers: Vec<&str> = groups.iter().map(|group| group.handler.as_str()).collect();
     handlers.sort_unstable();

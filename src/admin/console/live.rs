@@ -1,9 +1,7 @@
 //! The stream that tells open pages that something has changed. Each page then loads itself again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, rt};
 use tokio::sync::broadcast::Receiver;
@@ -15,9 +13,7 @@ use crate::admin::Admin;
 use crate::admin::access;
 use crate::admin::feed::{Batch, MAX_STREAMS};
 use crate::admin::problem::Problem;
-use crate::admin::stream::{Piece, PieceStream};
-
-const HEARTBEAT: Duration = Duration::from_secs(5);
+use crate::admin::stream::{COMMENT, HEARTBEAT, Piece, PieceStream, event_stream};
 
 /// Sends the number of the last change, and then of each that the feed announces, at most once per second.
 pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -28,11 +24,7 @@ pub async fn stream(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResp
     let last = admin.feed.last_change();
     let (sender, receiver) = mpsc::channel(2);
     rt::spawn(send_changes(batches, last, sender));
-    Ok(HttpResponse::Ok()
-        .content_type("text/event-stream")
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header(("X-Accel-Buffering", "no"))
-        .streaming(PieceStream(receiver)))
+    Ok(event_stream().streaming(PieceStream(receiver)))
 }
 
 async fn send_changes(
@@ -54,7 +46,7 @@ async fn send_changes(
             // Only the newest batch counts.
             Ok(Err(RecvError::Lagged(_))) => continue,
             Ok(Err(RecvError::Closed)) => return,
-            Err(_) => ":\n\n".to_owned(),
+            Err(_) => COMMENT.to_owned(),
         };
         // A client that does not read loses the stream.
         if sender.send_timeout(Ok(Bytes::from(text)), HEARTBEAT).await.is_err() {

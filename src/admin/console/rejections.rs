@@ -29,7 +29,7 @@ pub async fn page(
     };
     let loaded = admin.share(&client, &load_key(&request), load).await?;
     let (groups, page) = &*loaded;
-    let is_first = params.cursor.as_deref().is_none_or(str::is_empty);
+    let is_first = params.is_first_page();
     let content = html! {
         @if params.has_filter() {
             p { "Only rejections that match. " a href="/rejections" { "Show all" } }
