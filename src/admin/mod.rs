@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::ACCEPT;
+use actix_web::http::header::{ACCEPT, CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpRequest, HttpResponse, ResponseError, web};
 use arc_swap::ArcSwap;
@@ -367,7 +367,10 @@ async fn track<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let admin = request.app_data::<web::Data<Admin>>();
     let limits = admin.map(|admin| admin.intake.time_limits());
-    let max_body_bytes = match access::has_access(&request) {
+    // Without a body, there is no size to limit, and the check of the token comes later.
+    let headers = request.headers();
+    let has_body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    let max_body_bytes = match has_body && access::has_access(&request) {
         true => MAX_BODY_BYTES,
         false => MAX_STRANGERS_BODY_BYTES,
     };

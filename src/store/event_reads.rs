@@ -2,38 +2,46 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use const_format::formatcp;
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::statements::Statements;
 use crate::domain::{Event, EventId, Headers, JobId};
+
+/// The columns of an event except its body, in the order of `read_head`, and where they are from.
+const HEAD: &str = "e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.note, e.removed_bytes";
+const FROM: &str = "FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1";
+
+/// The number of columns in `HEAD`.
+const HEAD_COLUMNS: usize = 10;
+
+/// Reads the columns of `HEAD`.
+fn read_head(id: EventId, row: &Row<'_>) -> rusqlite::Result<Event> {
+    let removed_bytes: Option<i64> = row.get(9)?;
+    Ok(Event {
+        id,
+        uid: row.get(0)?,
+        source: row.get(1)?,
+        received_at_ms: row.get(2)?,
+        method: row.get(3)?,
+        path: row.get(4)?,
+        query: row.get(5)?,
+        ip: row.get(6)?,
+        headers: decode_headers(row.get_ref(7)?.as_bytes()?),
+        body: Arc::from([]),
+        expression_errors: row.get(8)?,
+        removed_bytes: removed_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+    })
+}
 
 /// Loads an event.
 ///
 /// # Errors
 /// The read failed, or the event does not exist.
 pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
-    conn.prepare_cached(
-        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.body,
-           e.note, e.removed_bytes
-         FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1",
-    )?
-    .query_row([id], |row| {
-        Ok(Event {
-            id,
-            uid: row.get(0)?,
-            source: row.get(1)?,
-            received_at_ms: row.get(2)?,
-            method: row.get(3)?,
-            path: row.get(4)?,
-            query: row.get(5)?,
-            ip: row.get(6)?,
-            headers: decode_headers(row.get_ref(7)?.as_bytes()?),
-            body: Arc::from(row.get_ref(8)?.as_bytes_or_null()?.unwrap_or_default()),
-            expression_errors: row.get(9)?,
-            removed_bytes: row
-                .get::<_, Option<i64>>(10)?
-                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-        })
+    conn.prepare_cached(formatcp!("SELECT {HEAD}, e.body {FROM}"))?.query_row([id], |row| {
+        let body = row.get_ref(HEAD_COLUMNS)?.as_bytes_or_null()?.unwrap_or_default();
+        Ok(Event { body: Arc::from(body), ..read_head(id, row)? })
     })
 }
 
@@ -42,28 +50,10 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
 /// # Errors
 /// The read failed.
 pub fn find_event_head(conn: &Connection, id: EventId) -> rusqlite::Result<Option<EventHead>> {
-    let sql =
-        "SELECT e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.note,
-                 e.removed_bytes, coalesce(length(e.body), 0)
-               FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1";
-    conn.find(sql, [id], |row| {
-        let removed_bytes: Option<i64> = row.get(9)?;
-        let bytes: i64 = row.get(10)?;
-        let event = Event {
-            id,
-            uid: row.get(0)?,
-            source: row.get(1)?,
-            received_at_ms: row.get(2)?,
-            method: row.get(3)?,
-            path: row.get(4)?,
-            query: row.get(5)?,
-            ip: row.get(6)?,
-            headers: decode_headers(row.get_ref(7)?.as_bytes()?),
-            body: Arc::from([]),
-            expression_errors: row.get(8)?,
-            removed_bytes: removed_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-        };
-        Ok(EventHead { event, body_bytes: usize::try_from(bytes).unwrap_or(0) })
+    conn.find(formatcp!("SELECT {HEAD}, coalesce(length(e.body), 0) {FROM}"), [id], |row| {
+        let bytes: i64 = row.get(HEAD_COLUMNS)?;
+        let body_bytes = usize::try_from(bytes).unwrap_or(0);
+        Ok(EventHead { event: read_head(id, row)?, body_bytes })
     })
 }
 

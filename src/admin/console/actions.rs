@@ -10,8 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::layout::{Page, form_token};
-use super::parts::count;
+use super::layout::{Page, token_field};
 use super::sign_in::local_path;
 use crate::admin::Admin;
 use crate::admin::access::{self, Client, check_form};
@@ -19,6 +18,7 @@ use crate::admin::api::actions::{Selection, begin, set_paused};
 use crate::admin::operations::Action;
 use crate::admin::problem::Problem;
 use crate::admin::tokens::Role;
+use crate::numbers::format_count;
 
 /// How long a page waits for an operation.
 const WAIT: Duration = Duration::from_secs(1);
@@ -48,11 +48,6 @@ pub fn action_button(client: &Client, button: &Button<'_>) -> Markup {
             }
         }
     }
-}
-
-/// The token of the session's forms.
-pub fn token_field(client: &Client) -> Markup {
-    html! { @if let Some(session) = &client.session { (form_token(&session.form_token)) } }
 }
 
 /// What a button sends.
@@ -135,8 +130,7 @@ fn confirmation(
     number: Option<u64>,
 ) -> HttpResponse {
     let number = match number {
-        Some(1) => "1 job".to_owned(),
-        Some(number) => format!("{} jobs", count(i64::try_from(number).unwrap_or(i64::MAX))),
+        Some(number) => format_count(number, "job"),
         None => "all matching jobs".to_owned(),
     };
     let verb = match action {
@@ -156,9 +150,7 @@ fn confirmation(
                 form.inline method="post" action={ "/actions/" (action) } {
                     (token_field(client))
                     input type="hidden" name="confirmed" value="1";
-                    @for (name, value) in [("failure", form.failure)] {
-                        @if let Some(value) = value { input type="hidden" name=(name) value=(value); }
-                    }
+                    @if let Some(failure) = form.failure { input type="hidden" name="failure" value=(failure); }
                     @for (name, value) in [("handler", &form.handler), ("state", &form.state)] {
                         @if let Some(value) = value { input type="hidden" name=(name) value=(value); }
                     }

@@ -6,8 +6,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use maud::{Markup, html};
 
-use super::actions::token_field;
-use super::layout::Page;
+use super::layout::{Page, token_field};
 use super::overview::handler_state;
 use super::parts::{count, outside_text};
 use crate::admin::Admin;

@@ -50,9 +50,9 @@ impl Page<'_> {
                 }
                 div.account {
                     @if client.role == Role::Read { span.role { "read only" } }
-                    @if let Some(session) = &client.session {
+                    @if client.session.is_some() {
                         form method="post" action=(access::SIGN_OUT) {
-                            (form_token(&session.form_token))
+                            (token_field(client))
                             button.quiet type="submit" { "Sign out" }
                         }
                     }
@@ -83,9 +83,13 @@ pub fn logo() -> Markup {
     }
 }
 
-/// The hidden field that shows that a form belongs to the session.
-pub fn form_token(token: &str) -> Markup {
-    html! { input type="hidden" name="form_token" value=(token); }
+/// The hidden field that shows that a form belongs to the session of the client, if it has one.
+pub fn token_field(client: &Client) -> Markup {
+    html! {
+        @if let Some(session) = &client.session {
+            input type="hidden" name="form_token" value=(session.form_token);
+        }
+    }
 }
 
 /// Makes a response of the body of a document.

@@ -6,58 +6,44 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use maud::{Markup, html};
 
-use super::actions::token_field;
-use super::layout::Page;
-use super::parts::{Time, badge, count, outside_text};
+use super::layout::{Page, token_field};
+use super::parts::{Time, badge, outside_text};
 use crate::admin::Admin;
 use crate::admin::access;
 use crate::admin::operations::{Action, Operation, OperationState};
 use crate::admin::problem::Problem;
 use crate::admin::tokens::Role;
 use crate::clock::format_rfc3339;
-
-fn number(number: u64) -> String {
-    count(i64::try_from(number).unwrap_or(i64::MAX))
-}
+use crate::numbers::{format_count, group_digits};
 
 /// What an operation has done, in one sentence.
 fn summary(operation: &Operation) -> String {
     let status = operation.status();
-    let noun = |number: u64| if number == 1 { "job" } else { "jobs" };
     let jobs = status.progress.jobs;
-    let done = match operation.request.action {
-        Action::Replay if operation.request.is_dry_run => {
-            let events = status.progress.total;
-            format!(
-                "{} {} would be replayed",
-                number(events),
-                if events == 1 { "event" } else { "events" }
-            )
+    let counted = format_count(jobs, "job");
+    let done = match (&operation.request.action, operation.request.is_dry_run) {
+        (Action::Retry, false) => format!("{counted} retried"),
+        (Action::Retry, true) => format!("{counted} would be retried"),
+        (Action::Cancel { .. }, false) => format!("{counted} cancelled"),
+        (Action::Cancel { .. }, true) => format!("{counted} would be cancelled"),
+        (Action::Replay, false) => format_count(jobs, "new job"),
+        (Action::Replay, true) => {
+            format!("{} would be replayed", format_count(status.progress.total, "event"))
         }
-        _ if operation.request.is_dry_run => {
-            let verb = match operation.request.action {
-                Action::Cancel { .. } => "cancelled",
-                _ => "retried",
-            };
-            format!("{} {} would be {verb}", number(jobs), noun(jobs))
-        }
-        Action::Retry => format!("{} {} retried", number(jobs), noun(jobs)),
-        Action::Cancel { .. } => format!("{} {} cancelled", number(jobs), noun(jobs)),
-        Action::Replay => format!("{} new {}", number(jobs), noun(jobs)),
     };
     match status.state {
         OperationState::Waiting => "Another operation is running; this one waits.".to_owned(),
         OperationState::Selecting => format!(
             "Selecting: read {} of {}, {} selected.",
-            number(status.progress.done),
-            number(status.progress.total),
-            number(jobs)
+            group_digits(status.progress.done),
+            group_digits(status.progress.total),
+            group_digits(jobs)
         ),
         OperationState::Running | OperationState::Stopped => {
             format!(
                 "{done} ({} of {}).",
-                number(status.progress.done),
-                number(status.progress.total)
+                group_digits(status.progress.done),
+                group_digits(status.progress.total)
             )
         }
         OperationState::Done => format!("{done}."),
