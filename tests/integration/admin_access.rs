@@ -234,7 +234,7 @@ fn a_reload_changes_the_tokens() {
     assert!(!server.path().join("admin.token").exists(), "the configuration names a token");
     api.token = "the-first-token".to_owned();
     assert_eq!(api.get("/api/v1/events").status, 200);
-    let mut stream = api.follow("", "").until_open();
+    let mut stream = api.follow("", "Connection: close").until_open();
     let link =
         api.act("/api/v1/sign-in-links", &json!({}))["path"].as_str().expect("a path").to_owned();
     server.write_file("act.token", "the-second-token\n");
