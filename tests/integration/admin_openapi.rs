@@ -110,7 +110,7 @@ fn schemathesis_finds_no_difference_between_the_document_and_the_server() {
     server.until("select count(*) from outcomes", "10");
     let api = Api::of(&server);
     let output = Command::new("timeout")
-        .args(["110", "python3", "-m", "schemathesis.cli"])
+        .args(["600", "python3", "-m", "schemathesis.cli"])
         .arg("--config-file")
         .arg(repository().join("tests/api/schemathesis.toml"))
         .arg("run")

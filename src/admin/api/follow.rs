@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::lists::load_page;
 use super::params::{self, ListParams};
-use super::rows::{OutcomeRow, Page};
+use super::rows::{OutcomeRow, Page, ServerSentEvent};
 use crate::admin::Admin;
 use crate::admin::feed::{Batch, MAX_STREAMS, integer};
 use crate::admin::problem::Problem;
@@ -39,7 +39,7 @@ const PART_BYTES: usize = 32 << 10;
 /// is its row. The header `Last-Event-ID` resumes a stream after an outcome.
 #[utoipa::path(get, path = "/api/v1/outcomes",
     params(ListParams, ("Last-Event-ID" = Option<i64>, Header, minimum = 0)),
-    responses((status = 200, content((Page<OutcomeRow> = "application/json"), (String = "text/event-stream"))),
+    responses((status = 200, content((Page<OutcomeRow> = "application/json"), (ServerSentEvent = "text/event-stream"))),
         (status = 400, body = Problem), (status = 503, body = Problem)))]
 pub async fn outcomes(admin: Data<Admin>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let params = ListParams::read(&request, &params::OUTCOMES)?;

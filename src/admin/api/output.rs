@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use utoipa::{IntoParams, ToSchema};
 
 use super::params::FollowFlag;
-use super::rows::{AttemptRow, objects};
+use super::rows::{AttemptRow, ServerSentEvent, objects};
 use crate::admin::Admin;
 use crate::admin::problem::Problem;
 use crate::admin::stream::{COMMENT, HEARTBEAT, Piece, PieceStream, event_stream};
@@ -126,7 +126,7 @@ async fn load(admin: &Arc<Admin>, job: i64) -> Result<JobOutput, Problem> {
 /// The output of a job: of the attempt that runs now, or of the last one.
 #[utoipa::path(get, path = "/api/v1/jobs/{job}/output",
     params(("job" = i64, Path, minimum = 1), OutputParams),
-    responses((status = 200, content((JobOutput = "application/json"), (String = "text/event-stream"))),
+    responses((status = 200, content((JobOutput = "application/json"), (ServerSentEvent = "text/event-stream"))),
         (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub async fn output(
     admin: Data<Admin>,

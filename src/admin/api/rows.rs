@@ -40,6 +40,17 @@ pub struct Page<T> {
     pub searched_to: Option<String>,
 }
 
+/// One event of a stream, as a client of server-sent events sees it.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it only describes a response")]
+pub struct ServerSentEvent {
+    /// Missing: `message`.
+    pub event: Option<String>,
+    pub id: Option<String>,
+    /// JSON.
+    pub data: String,
+}
+
 /// An accepted webhook, as in the view `trail`.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct EventRow {
