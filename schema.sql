@@ -1,4 +1,4 @@
--- The schema of a Hooktrail database, version 1 (`PRAGMA user_version`). docs/database.md describes the
+-- The schema of a Hooktrail database, version 2 (`PRAGMA user_version`). docs/database.md describes the
 -- views. The views keep their columns. Of the tables, only events.id, events.body, attempts.stdout and
 -- attempts.stderr are stable.
 --
@@ -96,6 +96,7 @@ CREATE TABLE minute_counts (
 --   and the outputs went with it. NULL: the event has its body.
 -- salt: random, for the digest of query, headers and body (see `seals`).
 -- content_digest: that digest, since the content and the salt were removed.
+-- client: the subject of the client certificate. NULL: the client showed none.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
   uid BLOB NOT NULL,
@@ -113,6 +114,7 @@ CREATE TABLE events (
   content_digest BLOB,
   body BLOB,
   removed_bytes INTEGER,
+  client TEXT,
   CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
 );
 
@@ -511,7 +513,7 @@ SELECT e.id AS event,
         OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(max(j.ended_at), e.received_at) / 1000.0, 'unixepoch')
       END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id))
-    AS settled_at
+    AS settled_at, e.client
 FROM events e JOIN sources s ON s.id = e.source;
 
 CREATE VIEW dead_jobs AS

@@ -66,6 +66,8 @@ pub struct Event {
     pub query: Option<String>,
     /// The client's IP address; empty if it is unknown.
     pub ip: String,
+    /// The subject of the client certificate; `None` if the client showed none.
+    pub client: Option<String>,
     pub headers: Headers,
     pub body: Arc<[u8]>,
     /// The size of the body before it was removed. `body` is empty then.

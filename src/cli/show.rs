@@ -252,6 +252,7 @@ fn event_fields(event: &Event) -> Json {
         "path": event.path,
         "query": event.query,
         "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
+        "client": event.client,
         "bytes": event.body_bytes(),
         "headers": headers,
         "body": std::str::from_utf8(&event.body).ok().filter(|_| event.removed_bytes.is_none()),
@@ -368,7 +369,11 @@ fn describe_missing_jobs(
 fn print_event_line(out: &mut impl Write, event: &Event) -> std::io::Result<()> {
     let at = clock::format_local(event.received_at_ms);
     let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
-    writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)
+    writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
+    match &event.client {
+        Some(client) => writeln!(out, "client certificate: {}", escape_line(client)),
+        None => Ok(()),
+    }
 }
 
 fn print_request(out: &mut impl Write, event: &Event, limits: Limits) -> std::io::Result<()> {

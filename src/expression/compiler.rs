@@ -28,8 +28,17 @@ pub(super) type JaqData = JustLut<Val>;
 pub(super) type JaqFilter = jaq_core::Filter<JaqData>;
 
 /// The variables of every expression, in this order.
-pub(super) const VARIABLES: [&str; 8] =
-    ["$source", "$headers", "$query", "$path", "$params", "$ip", "$received_at", "$event"];
+pub(super) const VARIABLES: [&str; 9] = [
+    "$source",
+    "$headers",
+    "$query",
+    "$path",
+    "$params",
+    "$ip",
+    "$client",
+    "$received_at",
+    "$event",
+];
 
 /// Names that reach out of the expression, or read anything other than the event.
 const FORBIDDEN_NAMES: [&str; 14] = [

@@ -299,6 +299,7 @@ impl EvaluationState<'_> {
             "$params" => input::params(event),
             "$ip" if event.ip.is_empty() => Val::Null,
             "$ip" => text(event.ip),
+            "$client" => event.client.map_or(Val::Null, text),
             "$received_at" => Val::from(input::received_at(event)),
             "$event" => event.event_id.map_or(Val::Null, |id| Val::Num(Num::from_integral(id))),
             _ => Val::Null,

@@ -25,6 +25,9 @@ pub struct EventContext<'a> {
     pub params: &'a [(String, String)],
     /// Empty if unknown: `$ip` is then null.
     pub ip: &'a str,
+    /// The subject of the client certificate.
+    #[serde(borrow)]
+    pub client: Option<&'a str>,
     /// Wall clock, milliseconds since 1970 in UTC.
     pub received_at_ms: i64,
     /// `$event`: set in `transform`, else null.

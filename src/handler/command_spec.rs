@@ -70,6 +70,7 @@ pub fn build_environment(task: &Task) -> Vec<(String, OsString)> {
     add("PATH", event.path.clone());
     add("QUERY", event.query.clone().unwrap_or_default());
     add("IP", event.ip.clone());
+    add("CLIENT", event.client.clone().unwrap_or_default());
     add("CONTENT_TYPE", String::from_utf8_lossy(content_type).into_owned());
     let mut headers = Vec::new();
     job_line::write_headers(&mut headers, &event.headers);

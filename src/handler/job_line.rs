@@ -40,6 +40,7 @@ fn write_job(line: &mut Vec<u8>, task: &Task) {
     write_headers(line, &event.headers);
     write_text(line, "query", event.query.as_deref());
     write_text(line, "ip", Some(event.ip.as_str()).filter(|ip| !ip.is_empty()));
+    write_text(line, "client", event.client.as_deref());
     write_text(line, "idempotency_key", Some(&task.idempotency_key));
     write_body(line, &task.input);
     line.extend_from_slice(b"}");
@@ -145,7 +146,8 @@ mod tests {
     const LINE_START: &str = "{\"job\":7,\"event\":42,\"item\":null,\"attempt\":3,\
         \"source\":\"paminga\",\"received_at\":\"2026-11-18T11:06:40.123Z\",\
         \"headers\":{\"content-type\":\"text/plain\",\"x-a\":\"1, say \\\"2\\\"\",\
-        \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\"idempotency_key\":\"the-key\",";
+        \"x-raw\":\"\u{fffd}\"},\"query\":null,\"ip\":\"192.0.2.7\",\
+        \"client\":\"CN=paminga,O=\\\"P\\\"\",\"idempotency_key\":\"the-key\",";
 
     /// Checks how a body is encoded.
     #[track_caller]
@@ -189,6 +191,16 @@ mod tests {
         check(b"\xef\xbb\xbfx", "\"body_base64\":\"77u/eA==\"");
         let deeper = "[".repeat(129) + &"]".repeat(129);
         check(deeper.as_bytes(), &format!("\"body_base64\":\"{}\"", STANDARD.encode(&deeper)));
+    }
+
+    #[test]
+    fn a_line_has_null_for_what_an_event_lacks() {
+        let mut task = sample_task(|_| {});
+        let event = Event { ip: String::new(), client: None, ..(*task.event).clone() };
+        task.event = Arc::new(event);
+        let line = String::from_utf8(encode(&task)).unwrap();
+        assert!(line.contains(r#""item":null,"#), "{line}");
+        assert!(line.contains(r#""query":null,"ip":null,"client":null,"#), "{line}");
     }
 
     #[test]

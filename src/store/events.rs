@@ -2,6 +2,7 @@
 //! together with its jobs, or records it as a duplicate.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
@@ -32,6 +33,8 @@ pub struct NewEvent {
     pub path: String,
     pub query: Option<String>,
     pub ip: String,
+    /// The subject of the client certificate.
+    pub client: Option<Arc<str>>,
     /// One `name: value` per line.
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
@@ -75,6 +78,7 @@ impl NewEvent {
             method: &self.method,
             path: &self.path,
             ip: &self.ip,
+            client: self.client.as_deref(),
             body_bytes: i64::try_from(body.len()).unwrap_or(i64::MAX),
         };
         self.seal = EventSeal { salt, digest: event_digest(&fields, &content) };
@@ -131,8 +135,8 @@ struct EventRow<'e> {
 impl BatchRow for EventRow<'_> {
     const STATEMENTS: StatementTexts = statement_texts!(
         "events (id, uid, source, received_at, method, path, query, ip, headers, first_job, last_job, note,
-           salt, body)",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+           salt, body, client)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
 
     fn byte_count(&self) -> usize {
@@ -156,6 +160,7 @@ impl BatchRow for EventRow<'_> {
             new_event.expression_errors,
             new_event.seal.salt,
             new_event.body,
+            new_event.client,
         ])
     }
 }

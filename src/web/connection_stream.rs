@@ -15,6 +15,7 @@ use actix_web::web::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::client_subject::{ClientStream, ClientSubject};
 use super::connection::{Connection, ConnectionState, Phase};
 use super::connections::Connections;
 
@@ -101,6 +102,13 @@ impl<S> ConnectionStream<S> {
             is_read_suspended: false,
             _permit: permit,
         })
+    }
+
+    pub(super) fn client_subject(&self) -> Option<ClientSubject>
+    where
+        S: ClientStream,
+    {
+        self.inner.client_subject()
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {

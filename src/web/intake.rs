@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::body::{RequestBody, finish_response};
 use super::body_memory::BodyOwner;
 use super::client_ip::{self, Peer};
+use super::client_subject::ClientSubject;
 use super::connection::Connection;
 use super::connection_stream::MAX_HEAD_BYTES;
 use super::content_type::{self, ContentTypeError};
@@ -266,11 +267,13 @@ impl IntakeRequest<'_> {
             .then_some(server.proxy_header),
         };
         let now_ms = clock::wall_ms();
+        let client_subject =
+            request.conn_data::<ClientSubject>().map(|subject| subject.redact(&config.redactor));
         let is_deferring = state.deferrals.is_deferring(runtime.id);
         let head = ReceivedRequest::without_body(
             runtime,
             signed_request,
-            &self.ip,
+            (&self.ip, client_subject.as_ref()),
             now_ms,
             &state.expressions,
             is_deferring,
@@ -513,6 +516,7 @@ impl IntakeRequest<'_> {
             path,
             query,
             ip: self.ip.clone(),
+            client: received.client_subject.cloned(),
             headers,
             dedupe,
             expression_errors: planned.expression_errors,

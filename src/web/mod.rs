@@ -26,6 +26,7 @@ pub mod body;
 pub mod body_memory;
 pub mod check_pool;
 pub mod client_ip;
+pub mod client_subject;
 pub mod connection;
 pub mod connection_stream;
 pub mod connections;

@@ -33,6 +33,8 @@ pub(super) struct ReceivedRequest<'a> {
     pub runtime: &'a SourceRuntime,
     pub request: SignedRequest<'a>,
     pub ip: &'a str,
+    /// The redacted subject of the client certificate.
+    pub client_subject: Option<&'a Arc<str>>,
     pub now_ms: i64,
     pub expressions: &'a EvaluatorPool,
     /// The source has earlier events that are deferred.
@@ -53,6 +55,7 @@ pub(super) struct LargeRequest {
     secret_segment: Option<String>,
     trusted_proxy_header: Option<ProxyHeader>,
     ip: String,
+    client_subject: Option<Arc<str>>,
     now_ms: i64,
     expressions: EvaluatorPool,
     is_deferring: bool,
@@ -74,6 +77,7 @@ impl LargeRequest {
                 trusted_proxy_header: self.trusted_proxy_header,
             },
             ip: &self.ip,
+            client_subject: self.client_subject.as_ref(),
             now_ms: self.now_ms,
             expressions: &self.expressions,
             is_deferring: self.is_deferring,
@@ -114,6 +118,7 @@ impl FullBody {
             trusted_proxy_header: request.trusted_proxy_header,
             body,
             ip: head.ip.to_owned(),
+            client_subject: head.client_subject.cloned(),
             now_ms: head.now_ms,
             expressions: head.expressions.clone(),
             is_deferring: head.is_deferring,
@@ -222,12 +227,21 @@ impl<'a> ReceivedRequest<'a> {
     pub fn without_body(
         runtime: &'a SourceRuntime,
         request: SignedRequest<'a>,
-        ip: &'a str,
+        (ip, client_subject): (&'a str, Option<&'a Arc<str>>),
         now_ms: i64,
         expressions: &'a EvaluatorPool,
         is_deferring: bool,
     ) -> Self {
-        Self { runtime, request, ip, now_ms, expressions, is_deferring, large: None }
+        Self {
+            runtime,
+            request,
+            ip,
+            client_subject,
+            now_ms,
+            expressions,
+            is_deferring,
+            large: None,
+        }
     }
 
     /// Runs a check of this request: on this thread if it is cheap, else on a thread of the pool.
@@ -371,6 +385,7 @@ impl<'a> ReceivedRequest<'a> {
             path,
             params,
             ip: self.ip,
+            client: self.client_subject.map(|subject| &**subject),
             received_at_ms: self.now_ms,
             event_id: None,
         }

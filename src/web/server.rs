@@ -24,6 +24,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::client_subject::ClientStream;
 use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, TimeLimits};
 use super::intake::{self, IntakeThread};
@@ -176,7 +177,7 @@ fn stream_service<S, A, B, P>(
 ) -> impl ServiceFactory<S, Config = ()> + use<S, A, B, P>
 where
     P: Fn(&S) -> io::Result<Option<SocketAddr>> + Copy + 'static,
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + ClientStream + Unpin + 'static,
     A: AppService<B>,
     B: MessageBody + 'static,
 {
@@ -193,6 +194,9 @@ where
     fn_service(admit).and_then(http_service(app))
 }
 
+impl ClientStream for TcpStream {}
+impl ClientStream for UnixStream {}
+
 /// HTTP/1.1 over a stream whose times `Connections` limits, not actix-http.
 fn http_service<S, A, B>(
     app: App<A>,
@@ -204,7 +208,7 @@ fn http_service<S, A, B>(
     InitError = (),
 > + use<S, A, B>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + ClientStream + Unpin + 'static,
     A: AppService<B>,
     B: MessageBody + 'static,
 {
@@ -215,6 +219,9 @@ where
         .client_disconnect_timeout(LINGER)
         .on_connect_ext(|stream: &ConnectionStream<S>, data: &mut Extensions| {
             data.insert(Arc::clone(stream.connection()));
+            if let Some(subject) = stream.client_subject() {
+                data.insert(subject);
+            }
         })
         .finish(map_config(app, |()| AppConfig::default()))
 }

@@ -190,6 +190,7 @@ impl TaskBuilder {
             path: &event.path,
             params: params.as_deref().unwrap_or_default(),
             ip: &event.ip,
+            client: event.client.as_deref(),
             received_at_ms: event.received_at_ms,
             event_id: Some(event.id.0),
         })

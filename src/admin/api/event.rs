@@ -169,6 +169,7 @@ pub async fn event(admin: Data<Admin>, event: Path<i64>) -> Result<Json<EventDet
         received_at: trail.received_at,
         source: trail.source,
         remote_ip: trail.remote_ip,
+        client: trail.client,
         method: event.method.clone(),
         path: event.path.clone(),
         query: event.query.clone(),

@@ -60,6 +60,8 @@ pub struct EventRow {
     pub source: String,
     /// Null: the address is not known.
     pub remote_ip: Option<String>,
+    /// The subject of the client certificate. Null: there was none.
+    pub client: Option<String>,
     /// The size of the body.
     pub bytes: i64,
     /// How often the sender repeated it.
@@ -258,6 +260,8 @@ pub struct EventDetails {
     pub received_at: String,
     pub source: String,
     pub remote_ip: Option<String>,
+    /// The subject of the client certificate. Null: there was none.
+    pub client: Option<String>,
     pub method: String,
     pub path: String,
     pub query: Option<String>,

@@ -103,6 +103,9 @@ fn render_head(client: &Client, loaded: &LoadedEvent) -> Markup {
             div { dt { "Received" } dd { (Time(&trail.received_at)) } }
             div { dt { "Source" } dd { a href={ "/events?source=" (trail.source) } { (trail.source) } } }
             div { dt { "From" } dd { (trail.remote_ip.as_deref().unwrap_or("an unknown address")) } }
+            @if let Some(client) = &trail.client {
+                div { dt { "Client" } dd { (outside_text(client)) } }
+            }
             div { dt { "Size" } dd { (bytes(trail.bytes)) } }
             div { dt { "Duplicates" } dd { (count(trail.duplicates)) } }
             div { dt { "Settled" } dd { (optional_time(trail.settled_at.as_deref())) } }

@@ -345,6 +345,7 @@ impl<'a> ExtractedEvent<'a> {
             Variable::Path => text(self.event.path),
             Variable::Ip if self.event.ip.is_empty() => InlineValue::Null,
             Variable::Ip => text(self.event.ip),
+            Variable::Client => self.event.client.map_or(InlineValue::Null, text),
             Variable::ReceivedAt => InlineValue::Text(input::received_at(self.event).into()),
             // Only jaq knows how to write a number.
             Variable::Event => match self.event.event_id {

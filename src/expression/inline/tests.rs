@@ -21,6 +21,7 @@ fn with_event<T>(body: &[u8], run: impl FnOnce(&EventContext<'_>) -> T) -> T {
         path: "/hooks/shop",
         params: &[("tenant".to_owned(), "a".to_owned())],
         ip: "192.0.2.1",
+        client: Some("CN=paminga,O=\"Paminga\" Inc"),
         received_at_ms: 1_795_000_000_123,
         event_id: None,
     })
@@ -126,6 +127,8 @@ fn every_inline_construct_gives_jaqs_result() {
         "$source",
         "$path",
         "$ip",
+        "$client",
+        "$client == \"CN=paminga\"",
         "$received_at",
         "$event",
         "$headers[\"x-two\"]",

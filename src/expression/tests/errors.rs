@@ -45,7 +45,7 @@ fn an_error_has_its_line_and_column() {
         "$x",
         1,
         1,
-        "there is no `$x`: $source, $headers, $query, $path, $params, $ip, $received_at, $event",
+        "there is no `$x`: $source, $headers, $query, $path, $params, $ip, $client, $received_at, $event",
     );
     check("a::b", 1, 1, "there is no module `a`");
     check("break $x", 1, 7, "there is no label `$x`");

@@ -131,6 +131,7 @@ fn variables_are_set() {
         path: "/hooks/%61",
         params: &[("tenant".to_owned(), "a".to_owned())],
         ip: "192.0.2.1",
+        client: Some("CN=a \"b\",O=c"),
         received_at_ms: 1_795_000_000_123,
         event_id: Some(42),
     };
@@ -141,11 +142,15 @@ fn variables_are_set() {
         r#""/hooks/%61""#,
         r#"{"tenant":"a"}"#,
         r#""192.0.2.1""#,
+        r#""CN=a \"b\",O=c""#,
         r#""2026-11-18T11:06:40.123Z""#,
         "42",
     ];
-    let text = "$source, $headers, $query, $path, $params, $ip, $received_at, $event";
+    let text = "$source, $headers, $query, $path, $params, $ip, $client, $received_at, $event";
     assert_eq!(outputs(text, &event), expected);
     let empty = EventContext::default();
-    assert_eq!(outputs("$query, $headers, $params, $event", &empty), ["{}", "{}", "{}", "null"]);
+    assert_eq!(
+        outputs("$query, $headers, $params, $client, $event", &empty),
+        ["{}", "{}", "{}", "null", "null"]
+    );
 }

@@ -33,6 +33,7 @@ fn a_request_arrives_as_it_was_sent_and_borrows_the_body() {
         path: "/hooks/a",
         params: &params,
         ip: "::1",
+        client: Some("CN=é"),
         received_at_ms: -1,
         event_id: Some(i64::MAX),
     };

@@ -50,6 +50,10 @@ pub(super) fn build_variables(task: &Task, command: &CommandSpec) -> Vec<(String
     add("SCRIPT_FILENAME", script_path(command).into());
     add("DOCUMENT_ROOT", command.directory.clone().into());
     add("REMOTE_ADDR", event.ip.clone().into());
+    if let Some(client) = &event.client {
+        // The name that Apache's mod_ssl gives it.
+        add("SSL_CLIENT_S_DN", client.clone().into());
+    }
     // php-cgi rejects requests without it (cgi.force_redirect).
     add("REDIRECT_STATUS", "200".into());
     add("CONTENT_LENGTH", task.input.len().to_string().into());

@@ -75,14 +75,17 @@ fn a_script_gets_the_variables_of_the_rfc() {
             "SERVER_PORT=8443",
             "SERVER_PROTOCOL=HTTP/1.1",
             concat!("SERVER_SOFTWARE=hooktrail/", env!("CARGO_PKG_VERSION")),
+            r#"SSL_CLIENT_S_DN=CN=paminga,O="P""#,
         ]
     );
-    let bare_request = with_request(&[], None, &task);
+    let mut bare_request = with_request(&[], None, &task);
+    bare_request.event = Arc::new(Event { client: None, ..(*bare_request.event).clone() });
     let found = script_variables(&bare_request);
     for line in ["QUERY_STRING=", "SERVER_NAME=localhost", "SERVER_PORT=80"] {
         assert!(found.contains(&line.to_owned()), "{found:?}");
     }
-    assert!(!found.iter().any(|line| line.starts_with("CONTENT_TYPE")), "{found:?}");
+    let is_absent = |name: &str| !found.iter().any(|line| line.starts_with(name));
+    assert!(is_absent("CONTENT_TYPE") && is_absent("SSL_CLIENT"), "{found:?}");
     let created = Task { is_json_input: true, input: Arc::from(*b"{}"), ..task };
     let found = script_variables(&created);
     for line in ["CONTENT_TYPE=application/json", "CONTENT_LENGTH=2"] {

@@ -111,6 +111,7 @@ fn the_environment_has_the_documented_variables() {
         ("HOOKTRAIL_PATH", "/hooks/paminga"),
         ("HOOKTRAIL_QUERY", ""),
         ("HOOKTRAIL_IP", "192.0.2.7"),
+        ("HOOKTRAIL_CLIENT", r#"CN=paminga,O="P""#),
         ("HOOKTRAIL_CONTENT_TYPE", "text/plain"),
         ("HOOKTRAIL_HEADERS", r#"{"content-type":"text/plain","x-a":"1, say \"2\"","x-raw":"�"}"#),
         ("HOOKTRAIL_IDEMPOTENCY_KEY", "the-key"),

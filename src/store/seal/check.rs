@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use const_format::formatcp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -51,7 +52,11 @@ pub(in crate::store) fn check_seals(
     let snapshot = conn.unchecked_transaction()?;
     let names = Names::load(&snapshot)?;
     let mut walk = TreeWalk::new(heads);
-    let mut check = SealCheck { conn, names, kept: [0; 3], problems };
+    let has_clients = conn.value(
+        "SELECT EXISTS (SELECT 1 FROM pragma_table_info('events') WHERE name = 'client')",
+        [],
+    )?;
+    let mut check = SealCheck { conn, names, has_clients, kept: [0; 3], problems };
     if check.run(&mut walk, is_ended)? {
         for (head, result) in walk.results() {
             if let Some(reason) = reason(head, result) {
@@ -148,6 +153,8 @@ impl Names {
 struct SealCheck<'c> {
     conn: &'c Connection,
     names: Names,
+    /// Whether events have the column `client`, which schema version 2 added.
+    has_clients: bool,
     /// How many sealed rows are not marked as removed.
     kept: [i64; 3],
     problems: SealProblems,
@@ -163,12 +170,19 @@ pub(super) struct TableCheck {
     pub digest: fn(&Names, &Row<'_>) -> rusqlite::Result<Option<Digest>>,
 }
 
+const EVENT_COLUMNS: &str =
+    "id, uid, source, received_at, method, path, ip, query, headers, salt, content_digest,
+                removed_bytes, body";
+const EVENT_ROWS: &str = "FROM events WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+
+/// Selects events of schema version 1, which a backup may still have.
+const VERSION_1_EVENTS: &str = formatcp!("SELECT {EVENT_COLUMNS}, NULL AS client {EVENT_ROWS}");
+
 /// In the order of `SealedTable`.
 pub(super) const TABLES: [TableCheck; 3] = [
     TableCheck {
         name: "event",
-        sql: "SELECT id, uid, source, received_at, method, path, ip, query, headers, salt, content_digest,
-                removed_bytes, body FROM events WHERE id BETWEEN ?1 AND ?2 ORDER BY id",
+        sql: formatcp!("SELECT {EVENT_COLUMNS}, client {EVENT_ROWS}"),
         digest: read_event,
     },
     TableCheck {
@@ -203,8 +217,7 @@ impl SealCheck<'_> {
         is_ended: &dyn Fn() -> bool,
     ) -> rusqlite::Result<bool> {
         let tree = SealTree::load(self.conn)?;
-        let sql =
-            const_format::formatcp!("SELECT {}, entries FROM seals ORDER BY id", SealRow::COLUMNS);
+        let sql = formatcp!("SELECT {}, entries FROM seals ORDER BY id", SealRow::COLUMNS);
         let (mut statement, mut subtrees) = (
             self.conn.prepare(sql)?,
             self.conn.prepare("SELECT first, level, digest FROM seal_subtrees ORDER BY first")?,
@@ -297,7 +310,11 @@ impl SealCheck<'_> {
             return Ok(0);
         }
         let conn = self.conn;
-        let mut statement = conn.prepare_cached(check.sql)?;
+        let sql = match check.name {
+            "event" if !self.has_clients => VERSION_1_EVENTS,
+            _ => check.sql,
+        };
+        let mut statement = conn.prepare_cached(sql)?;
         let mut rows = statement.query([entries.first_id, entries.last_id])?;
         let mut row = rows.next()?;
         let mut kept_rows = 0;
@@ -385,6 +402,7 @@ fn read_event(names: &Names, row: &Row<'_>) -> rusqlite::Result<Option<Digest>> 
         method: text(row.get_ref(4)?),
         path: text(row.get_ref(5)?),
         ip: text(row.get_ref(6)?),
+        client: row.get_ref(13)?.as_str_or_null()?,
         body_bytes,
     };
     Ok(Some(event_digest(&fields, &content)))

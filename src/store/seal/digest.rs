@@ -101,6 +101,8 @@ pub struct EventFields<'a> {
     pub method: &'a str,
     pub path: &'a str,
     pub ip: &'a str,
+    /// The subject of the client certificate.
+    pub client: Option<&'a str>,
     /// The size of the body.
     pub body_bytes: i64,
 }
@@ -116,6 +118,10 @@ pub fn event_digest(fields: &EventFields<'_>, content: &[u8]) -> Digest {
         .bytes(fields.ip.as_bytes())
         .number(fields.body_bytes)
         .bytes(content);
+    // Events of schema version 1 were sealed without it.
+    if let Some(client) = fields.client {
+        hasher.bytes(client.as_bytes());
+    }
     hasher.digest()
 }
 

@@ -1,6 +1,7 @@
 //! An older database is migrated with all its rows; other files are rejected.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -8,10 +9,18 @@ use rusqlite::Connection;
 use crate::config::Durability;
 use crate::store::backfill::Backfill;
 use crate::store::backlog_task::BacklogTask;
-use crate::store::migrate::{Migration, open_with_steps};
+use crate::store::migrate::{MIGRATIONS, Migration, open_with_steps};
 use crate::store::row_budget::RowBudget;
 use crate::store::transaction_end::write_directly;
 use crate::store::{Store, open};
+
+/// The version of a database that this program makes.
+const PRESENT: i64 = MIGRATIONS.len() as i64 + 1;
+
+/// Opens a database as a later release would, which has `steps` more.
+fn open_with_more(path: &Path, steps: &[Migration]) -> anyhow::Result<Store> {
+    open_with_steps(path, Durability::Full, &[MIGRATIONS, steps].concat())
+}
 
 /// A migration as a release would add it: a table, and a column that is filled from existing rows.
 fn add_column(conn: &Connection) -> rusqlite::Result<()> {
@@ -37,20 +46,22 @@ fn an_older_database_keeps_its_rows_in_each_migration_and_a_copy_is_made_before(
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
-    let migrated = open_with_steps(&path, Durability::Full, &[step(add_column)]).unwrap();
+    let migrated = open_with_more(&path, &[step(add_column)]).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = migrated.conn.query_row(owner, [], |row| row.get(0)).unwrap();
     assert_eq!(owner, "of a");
     let version =
         migrated.conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-    assert_eq!(version.unwrap(), 2);
+    assert_eq!(version.unwrap(), PRESENT + 1);
     let views = "SELECT count(*) FROM outcomes, trail, queue_depth";
     assert!(migrated.conn.query_row(views, [], |row| row.get::<_, i64>(0)).is_ok());
-    let copy = std::fs::metadata(folder.path().join("old.db.v1")).expect("a copy of version 1");
+    let copy = std::fs::metadata(folder.path().join(format!("old.db.v{PRESENT}"))).expect("a copy");
     assert_eq!(copy.permissions().mode() & 0o777, 0o640);
     drop(migrated);
     let newer = open(&path, Durability::Full).unwrap_err().to_string();
-    assert!(newer.contains("is of schema version 2, and this program knows up to 1"), "{newer}");
+    let (found, known) = (PRESENT + 1, PRESENT);
+    let reason = format!("is of schema version {found}, and this program knows up to {known}");
+    assert!(newer.contains(&reason), "{newer}");
 }
 
 #[test]
@@ -60,13 +71,13 @@ fn a_migration_that_fails_leaves_the_previous_version() {
     let made = open(&path, Durability::Full).unwrap();
     made.conn.execute_batch("INSERT INTO sources (id, name) VALUES (1, 'a')").unwrap();
     drop(made);
-    let failed =
-        open_with_steps(&path, Durability::Full, &[step(add_column), step(fail)]).unwrap_err();
+    let failed = open_with_more(&path, &[step(add_column), step(fail)]).unwrap_err();
     assert!(
-        format!("{failed:#}").contains("the migration from schema version 2 failed"),
+        format!("{failed:#}")
+            .contains(&format!("the migration from schema version {} failed", PRESENT + 1)),
         "{failed:#}"
     );
-    let kept = open_with_steps(&path, Durability::Full, &[step(add_column)]).unwrap();
+    let kept = open_with_more(&path, &[step(add_column)]).unwrap();
     let owner = "SELECT owner FROM sources WHERE id = 1";
     let owner: String = kept.conn.query_row(owner, [], |row| row.get(0)).unwrap();
     assert_eq!(owner, "of a");
@@ -86,13 +97,14 @@ fn a_database_of_a_pre_release_build_is_rejected_and_left_as_it_was() {
 }
 
 #[test]
-fn a_database_of_an_early_build_of_the_same_version_is_rejected_as_pre_release() {
+fn a_database_of_an_early_build_of_version_1_is_rejected_as_pre_release() {
     for change in
         ["UPDATE meta SET name = 'trail' WHERE name = 'database_id'", "DROP TABLE job_blocks"]
     {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("early.db");
         let made = open(&path, Durability::Full).unwrap();
+        made.conn.execute_batch("PRAGMA user_version = 1").unwrap();
         made.conn.execute_batch(change).unwrap();
         drop(made);
         let error = open(&path, Durability::Full).unwrap_err().to_string();
@@ -149,15 +161,15 @@ fn the_rows_of_a_large_table_are_migrated_later_each_once_and_go_on_after_a_cras
         store.conn.query_row(sql, [changes], |row| row.get(0)).unwrap()
     };
     let steps = &[WITH_BACKFILL];
-    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    let store = open_with_more(&path, steps).unwrap();
     assert_eq!(count(&store, 0), 1000);
     assert!(!continue_backfills(&store, 2));
     assert_eq!(count(&store, 1), 600);
     drop(store);
-    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    let store = open_with_more(&path, steps).unwrap();
     assert!(continue_backfills(&store, 3));
     assert_eq!(count(&store, 1), 1000);
     drop(store);
-    let store = open_with_steps(&path, Durability::Full, steps).unwrap();
+    let store = open_with_more(&path, steps).unwrap();
     assert!(store.backfills.is_empty());
 }

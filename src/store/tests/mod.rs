@@ -63,6 +63,8 @@ struct TestStore {
     source: SourceId,
     /// The body of new events.
     body: Vec<u8>,
+    /// The subject of the client certificate of new events.
+    client: Option<Arc<str>>,
     /// The effects of all changes.
     effects: Effects,
     breaker: BreakerPolicy,
@@ -86,6 +88,7 @@ fn test_store() -> TestStore {
         cache,
         source: S,
         body: b"{}".to_vec(),
+        client: None,
         effects: Effects::default(),
         breaker: BreakerPolicy::NEVER,
         queue_limit: None,
@@ -124,6 +127,7 @@ impl TestStore {
             method: "POST".into(),
             path: "/hooks/a".into(),
             ip: "192.0.2.1".into(),
+            client: self.client.clone(),
             body: self.body.clone(),
             dedupe: dedupe.unwrap_or_default(),
             plan,
