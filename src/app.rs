@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,9 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::admin::{self, AdminInputs, AdminServer};
+use crate::admin::{self, AdminInputs};
 use crate::clock::MonotonicClock;
-use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets};
+use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets, ValidityProblem};
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::LookupLimit;
@@ -34,28 +35,33 @@ use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
 use crate::store::writer::{WorkerLink, WriterInputs};
 use crate::store::{
-    self, ReadPool, RunState, ServerInfo, Store, audit, checkpoint, open_files,
+    self, ReadPool, ReloadRecord, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
-use crate::web::{self, IntakeServer, IntakeState, ListenAddresses};
+use crate::tls::TlsIdentity;
+use crate::web::{self, IntakeState};
 use crate::worker::task_builder::{SourcePaths, TaskBuilder};
 use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
+mod certificates;
 mod exit_error;
 mod files;
 mod handlers;
+mod listeners;
 mod maintenance;
 mod metrics;
 mod start;
 mod start_check;
 
+use certificates::Certificates;
 pub use exit_error::ExitError;
 pub use handlers::build_handler;
 use handlers::{
     build_handlers, close_replaced, deferred_planners, handler_table, registration_names,
     source_paths,
 };
+use listeners::Listeners;
 use start::{EarlySignals, Owner, PreparedStart};
 pub use start_check::check_start;
 
@@ -68,41 +74,49 @@ pub fn serve(file: &Path) -> Result<(), ExitError> {
     abort_on_thread_panic(owner.clone());
     // Before all that takes time: a SIGHUP without its handler would end the process.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ExitError::other)?;
-    let (loaded, secrets, redactor) =
-        load(file).map_err(|e| ExitError { code: 78, ..ExitError::other(e) })?;
+    let files = load(file).map_err(|e| ExitError { code: 78, ..ExitError::other(e) })?;
+    if let Err(e) = files.check_validity() {
+        // Handlers run, and senders that do not check the certificate are heard.
+        log::error!("{e:#}");
+    }
     // A write beyond a file-size limit then fails like one on a full disk, and does not end the process.
     ignore_sigxfsz();
     let files_max = process::raise_file_limit();
-    let served = serve_until_signal(loaded, (&secrets, redactor), files_max, &mut signals, &owner);
+    let served = serve_until_signal(files, files_max, &mut signals, &owner);
     owner.record(if served.is_ok() { RunState::Stopped } else { RunState::Failed });
     served
 }
 
 fn serve_until_signal(
-    loaded: LoadedConfig,
-    secrets: (&Secrets, Arc<Redactor>),
+    files: ConfigFiles,
     files_max: u64,
     signals: &mut Signals,
     owner: &Owner,
 ) -> Result<(), ExitError> {
     let mut early_signals = EarlySignals::default();
+    let ConfigFiles { loaded, secrets, redactor, tls } = files;
     let config = loaded.config;
-    let Some(prepared) = start::prepare(&config, &mut early_signals, signals, owner)? else {
+    let certificates = Arc::new(Certificates::new(config.server.tls.as_ref(), tls));
+    let prepared = start::prepare(&config, &certificates.slot, &mut early_signals, signals, owner)?;
+    let Some(prepared) = prepared else {
         log::info!("stopped by a signal before the start was complete");
         return Ok(());
     };
-    let server = Server::start(config, secrets, files_max, prepared, owner)?;
+    let secrets = (&secrets, redactor);
+    let server = Server::start(config, secrets, (files_max, certificates), prepared, owner)?;
     owner.record(RunState::Ready);
     owner.describe(|info| {
         let now_ms = clock::wall_ms();
+        let addresses = server.listeners.addresses();
         *info = ServerInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: server.file.display().to_string(),
             ready_at_ms: now_ms,
             loaded_at_ms: now_ms,
             reload_rejected_at_ms: None,
-            intake: server.addresses.intake.clone(),
-            admin: server.addresses.admin.clone(),
+            last_reload: None,
+            intake: addresses.intake,
+            admin: addresses.admin,
         };
     });
     if early_signals.reload {
@@ -118,15 +132,47 @@ fn serve_until_signal(
     Ok(())
 }
 
+/// config.toml and the files that it names.
+struct ConfigFiles {
+    loaded: LoadedConfig,
+    secrets: Secrets,
+    redactor: Arc<Redactor>,
+    tls: Option<TlsIdentity>,
+}
+
+impl ConfigFiles {
+    /// Whether the certificate of `server.tls` is valid now.
+    ///
+    /// # Errors
+    /// It has expired, or is not valid yet.
+    fn check_validity(&self) -> anyhow::Result<()> {
+        let Some((config, identity)) =
+            self.loaded.config.server.tls.as_ref().zip(self.tls.as_ref())
+        else {
+            return Ok(());
+        };
+        match config::validity_problem(config, identity, clock::wall_ms()) {
+            Some(ValidityProblem::Invalid(text)) => {
+                anyhow::bail!(config::at_certificate(&self.loaded, &text))
+            }
+            Some(ValidityProblem::Expiring(_)) | None => Ok(()),
+        }
+    }
+}
+
 /// Reads config.toml and its secrets and reports all errors at once. From here on the log redacts these
 /// secrets and those of the configuration before.
-fn load(file: &Path) -> anyhow::Result<(LoadedConfig, Secrets, Arc<Redactor>)> {
+fn load(file: &Path) -> anyhow::Result<ConfigFiles> {
     let loaded = config::load(file)?;
     let (secrets, missing) = config::read_secrets(&loaded);
     let redactor = crate::log::redactor().with(secrets.texts_to_redact(&loaded.config));
     let redactor = Arc::new(redactor.context("secrets cannot be redacted from the log")?);
     crate::log::redact_by(Arc::clone(&redactor));
-    anyhow::ensure!(missing.is_empty(), ConfigErrors(missing));
+    let (mut errors, tls) = (missing, config::read_tls(&loaded));
+    if let Err(ConfigErrors(of_tls)) = &tls {
+        errors.extend(of_tls.iter().cloned());
+    }
+    anyhow::ensure!(errors.is_empty(), ConfigErrors(errors));
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
@@ -134,7 +180,7 @@ fn load(file: &Path) -> anyhow::Result<(LoadedConfig, Secrets, Arc<Redactor>)> {
     for warning in warnings.iter().chain(&start_check::machine_warnings(&loaded)) {
         log::warn!("{warning}");
     }
-    Ok((loaded, secrets, redactor))
+    Ok(ConfigFiles { loaded, secrets, redactor, tls: tls? })
 }
 
 /// Ends the process when a thread of the server panics, so that systemd restarts it: a server without
@@ -196,10 +242,10 @@ struct Server {
     readers: ReadPool,
     clock: MonotonicClock,
     writer: WriterHandle,
-    intake: IntakeServer,
-    /// `None`: `admin.listen` is empty.
-    admin: Option<AdminServer>,
-    addresses: ListenAddresses,
+    listeners: Listeners,
+    certificates: Arc<Certificates>,
+    /// The limit on open files.
+    files_max: u64,
     maintenance: StoppableThread,
     retention: StoppableThread,
     failure_log: Arc<FailureLog>,
@@ -213,15 +259,15 @@ impl Server {
     fn start(
         config: Config,
         secrets: (&Secrets, Arc<Redactor>),
-        files_max: u64,
+        (files_max, certificates): (u64, Arc<Certificates>),
         prepared: PreparedStart,
         owner: &Owner,
     ) -> Result<Self, ExitError> {
         let PreparedStart { started_at, store, registry, sockets, supervisor } = prepared;
-        let sockets = (sockets, files::connections_max(&config, files_max));
-        let server = Self::run(config, store, &registry, secrets, sockets, owner, supervisor)
+        let listening = (sockets, certificates, files_max);
+        let server = Self::run(config, store, &registry, secrets, listening, owner, supervisor)
             .map_err(ExitError::other)?;
-        for line in web::startup_banner(&server.config.load(), &server.addresses) {
+        for line in web::startup_banner(&server.config.load(), &server.listeners.addresses()) {
             log::info!("{line}");
         }
         log::debug!("started in {:?}", started_at.elapsed());
@@ -234,7 +280,7 @@ impl Server {
         store: Store,
         registry: &Registry,
         (secrets, redactor): (&Secrets, Arc<Redactor>),
-        (sockets, connections_max): (web::Sockets, usize),
+        (sockets, certificates, files_max): (web::Sockets, Arc<Certificates>, u64),
         owner: &Owner,
         supervisor: Arc<Supervisor>,
     ) -> anyhow::Result<Self> {
@@ -269,6 +315,7 @@ impl Server {
             clock,
             failure_log: Arc::clone(&failure_log),
             blocked_wal,
+            certificates: Arc::clone(&certificates),
         };
         let (send_assignment, assignments) = bounded(workers);
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
@@ -367,12 +414,11 @@ impl Server {
             writer: writer.clone(),
         };
         let retention = StoppableThread { stop, thread: retention::start(inputs, stopped)? };
-        let addresses = ListenAddresses::of(&sockets);
-        let intake = web::listen(sockets.intake, connections_max, &shared_intake)?;
-        let admin = match sockets.admin.is_empty() {
-            true => None,
-            false => Some(admin::start(sockets.admin, &tokens, admin_inputs(&shared_intake))?),
-        };
+        let connections_max = files::connections_max(&config.load(), files_max);
+        let slot = Arc::clone(&certificates.slot);
+        let intake = web::start_intake(connections_max, &shared_intake, slot)?;
+        let admin = admin::start(&tokens, admin_inputs(&shared_intake))?;
+        let listeners = Listeners::open(intake, admin, sockets)?;
         Ok(Self {
             file,
             owner: owner.clone(),
@@ -389,9 +435,9 @@ impl Server {
             readers,
             clock,
             writer,
-            intake,
-            admin,
-            addresses,
+            listeners,
+            certificates,
+            files_max,
             maintenance,
             retention,
             threads,
@@ -405,21 +451,25 @@ impl Server {
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         notify::send(&states);
+        let started_boot_ms = clock::boot_ms();
         let applied = self.apply_config();
-        let (is_applied, now_ms) = (applied.is_ok(), clock::wall_ms());
-        self.owner.describe(|info| match is_applied {
-            true => (info.loaded_at_ms, info.reload_rejected_at_ms) = (now_ms, None),
-            false => info.reload_rejected_at_ms = Some(now_ms),
+        let now_ms = clock::wall_ms();
+        let text = applied.as_ref().err().map(|e| format!("{e:#}")).unwrap_or_default();
+        let errors = text.lines().map(str::to_owned).collect();
+        self.owner.describe(|info| {
+            match &applied {
+                Ok(()) => (info.loaded_at_ms, info.reload_rejected_at_ms) = (now_ms, None),
+                Err(_) => info.reload_rejected_at_ms = Some(now_ms),
+            }
+            info.last_reload = Some(ReloadRecord { started_boot_ms, errors });
         });
         let status = match applied {
             Ok(()) => {
                 log::info!("{}: reloaded", self.file.display());
                 "reloaded config.toml".to_owned()
             }
-            Err(e) => {
-                for line in format!("{e:#}").lines() {
-                    log::error!("{line}");
-                }
+            Err(_) => {
+                text.lines().for_each(|line| log::error!("{line}"));
                 log::error!(
                     "{}: not reloaded: the old configuration stays in force",
                     self.file.display()
@@ -432,12 +482,15 @@ impl Server {
 
     /// Applies the file's configuration to all parts of the server, or to none.
     fn apply_config(&self) -> anyhow::Result<()> {
-        let (loaded, secrets, redactor) = load(&self.file)?;
+        let files = load(&self.file)?;
+        files.check_validity()?;
+        let ConfigFiles { loaded, secrets, redactor, tls } = files;
         let config = loaded.config;
         let tokens = admin::load_tokens(&config, &secrets);
         let redactor = redact_tokens(&redactor, &tokens)?;
         let rejected = config::restart_required(&self.config.load(), &config);
         anyhow::ensure!(rejected.is_empty(), "{}", rejected.join("\n"));
+        let rebound = self.listeners.rebind(&config)?;
         let (reply, registered) = bounded(1);
         let (sources, handlers) = registration_names(&config);
         self.writer.send(Operation::Register { sources, handlers, reply });
@@ -460,9 +513,14 @@ impl Server {
         self.handlers.store(Arc::clone(&handlers));
         self.writer.configure(handler_table(&handlers));
         close_replaced(&previous, &handlers);
-        if let Some(admin) = &self.admin {
-            admin.configure(&tokens);
-        }
+        self.listeners.admin.configure(&tokens);
+        self.certificates.set(config.server.tls.as_ref(), tls);
+        let connections_max = files::connections_max(&config, self.files_max);
+        self.listeners.intake.set_max_connections(connections_max);
+        let addresses = rebound.apply()?;
+        self.owner.describe(|info| {
+            (info.intake, info.admin) = (addresses.intake, addresses.admin);
+        });
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
         self.config.store(Arc::new(config));
         self.writer.send(Operation::Audit(audit::AuditEntry {
@@ -496,10 +554,8 @@ impl Server {
         // Before intake: a persistent process may take time to end after its input has ended.
         self.handlers.load().values().for_each(|handler| handler.runner.close());
         self.supervisor.wait_for_runs(GRACE * 2);
-        if let Some(admin) = self.admin {
-            admin.stop();
-        }
-        self.intake.stop(&self.intake_state);
+        self.intake_state.is_closing.store(true, Ordering::SeqCst);
+        self.listeners.stop();
         self.maintenance.stop();
         self.retention.stop();
         self.file_watch.stop();

@@ -42,6 +42,7 @@ mod store;
 #[cfg(test)]
 mod test_support;
 mod time_input;
+mod tls;
 mod urlencoded;
 mod verify;
 mod web;

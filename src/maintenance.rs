@@ -51,6 +51,8 @@ pub struct Maintenance {
     pub rejections: Box<dyn Fn() -> Vec<RejectionRow> + Send>,
     /// Drains the handshakes that intake answered since the last call.
     pub handshakes: Box<dyn Fn() -> Vec<HandshakeRecord> + Send>,
+    /// Loads a certificate whose files have changed, and returns what to report about one that expires.
+    pub check_certificate: Box<dyn Fn() -> Option<String> + Send>,
 }
 
 /// Starts the maintenance thread. It ends when the sender of `stop` is dropped.
@@ -67,6 +69,10 @@ pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Resul
             maintenance.failure_log.log_counts(false);
             check_disk_space(&maintenance);
             maintenance.alerts.tick(&maintenance.writer);
+            if let Some(detail) = (maintenance.check_certificate)() {
+                let signal = AlertSignal::CertificateExpiring(detail);
+                maintenance.writer.send(Operation::AlertSignal(signal));
+            }
             heartbeat = feed_watchdog(&maintenance, heartbeat);
             if saved_at.elapsed() >= SAVE_INTERVAL {
                 saved_at = Instant::now();

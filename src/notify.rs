@@ -5,13 +5,16 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::os::fd::OwnedFd;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg_addr, sendto, socket_with,
 };
 use sd_notify::NotifyState;
 
@@ -33,6 +36,25 @@ pub fn send(states: &[NotifyState<'_>]) {
         let _ = writeln!(message, "{state}");
     }
     CHANNEL.lock().send(name.as_bytes(), message);
+}
+
+/// Gives systemd a duplicate of a descriptor (`FileDescriptorStoreMax=`), which it passes to the next process of the
+/// service. Without a service manager, or if it has no room for the message now, nothing happens.
+pub fn store_descriptor(name: &str, descriptor: BorrowedFd<'_>) {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok((socket, address)) = open(manager.as_bytes()) else { return };
+    let message = format!("FDSTORE=1\nFDNAME={name}\n");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let message = [IoSlice::new(message.as_bytes())];
+    let _ = sendmsg_addr(socket, &address, &message, &mut ancillary, SendFlags::NOSIGNAL);
+}
+
+/// Lets systemd close a descriptor that it stores.
+pub fn remove_descriptor(name: &str) {
+    send(&[NotifyState::Custom(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))]);
 }
 
 impl Channel {

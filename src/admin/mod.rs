@@ -25,8 +25,9 @@ use crate::metrics::endpoint;
 use crate::store::open_files::OpenFiles;
 use crate::store::read_limit::{ReadLimit, is_over_limit};
 use crate::store::{self, Connection, ReadPool};
-use crate::web::server::{AppService, ListenerSettings, RunningServer, spawn_server};
-use crate::web::{BoundSocket, IntakeState, health, tracking};
+use crate::web::server::{AppService, Server, ServerSettings};
+use crate::web::transport::TransportSettings;
+use crate::web::{BoundListener, IntakeState, STOP_LIMIT, health, tracking};
 use crate::worker::RunningJobs;
 use crate::worker::task_builder::TaskBuilder;
 
@@ -103,7 +104,7 @@ pub struct Admin {
     /// The streams of outputs that may be opened.
     output_streams: Arc<Semaphore>,
     /// The addresses of the listeners. They are names of this server in `Host`.
-    addresses: Vec<IpAddr>,
+    addresses: ArcSwap<Vec<IpAddr>>,
 }
 
 /// What the admin listener needs from the server.
@@ -121,7 +122,7 @@ pub struct AdminInputs {
 /// The admin listener, while it runs.
 pub struct AdminServer {
     admin: Arc<Admin>,
-    server: RunningServer,
+    server: Arc<Server>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -134,7 +135,7 @@ impl Admin {
         // A site can't point an address to this machine, only a name.
         host.parse::<IpAddr>().is_ok_and(|ip| {
             let is_listening = |own: &IpAddr| *own == ip || own.is_unspecified();
-            ip.is_loopback() || self.addresses.iter().any(is_listening)
+            ip.is_loopback() || self.addresses.load().iter().any(is_listening)
         })
     }
 
@@ -278,15 +279,11 @@ impl AdminTokens {
     }
 }
 
-/// Starts the listener on bound sockets.
+/// Starts the server, without a listener.
 ///
 /// # Errors
 /// A thread can't be started.
-pub fn start(
-    sockets: Vec<BoundSocket>,
-    tokens: &AdminTokens,
-    inputs: AdminInputs,
-) -> anyhow::Result<AdminServer> {
+pub fn start(tokens: &AdminTokens, inputs: AdminInputs) -> anyhow::Result<AdminServer> {
     let AdminInputs { config, intake, readers, clock, database, files, task_builder, running } =
         inputs;
     let write_access = WriteAccess { database, files };
@@ -296,7 +293,6 @@ pub fn start(
         task_builder,
     })?;
     let (feed, feed_thread) = OutcomeFeed::start(readers.clone())?;
-    let addresses = sockets.iter().filter_map(BoundSocket::ip).collect();
     let admin = Arc::new(Admin {
         config,
         intake,
@@ -313,26 +309,26 @@ pub fn start(
         shared_loads: SharedLoads::default(),
         running,
         output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
-        addresses,
+        addresses: ArcSwap::default(),
     });
-    let settings = ListenerSettings {
+    let settings = ServerSettings {
         name: "admin",
         threads: 1,
         max_connections: MAX_CONNECTIONS,
         open_count: Arc::clone(&admin.intake.exporter.metrics.admin_connections),
-        unread_timeout: Some(UNREAD_TIMEOUT),
+        transport: TransportSettings {
+            tls: Box::new(|| None),
+            is_trusted_proxy: Box::new(|_| false),
+            unread_timeout: Some(UNREAD_TIMEOUT),
+        },
     };
     let (limits, app_admin) = (Arc::clone(&admin), Arc::clone(&admin));
-    let server = spawn_server(
-        settings,
-        sockets,
-        move || limits.intake.time_limits(),
-        move || build_app(&app_admin),
-    )?;
+    let limits = move || limits.intake.time_limits();
+    let server = Arc::new(Server::start(settings, limits, move || build_app(&app_admin))?);
     Ok(AdminServer { admin, server, threads: vec![feed_thread, operations_thread] })
 }
 
-/// The app of the listener, for one thread and one socket.
+/// The app of the server, for one thread.
 fn build_app(admin: &Arc<Admin>) -> App<impl AppService<BoxBody> + use<>> {
     App::new()
         .app_data(web::Data::from(Arc::clone(admin)))
@@ -421,12 +417,24 @@ impl AdminServer {
         self.admin.feed.end_streams();
     }
 
+    /// Serves these listeners from now on, and no others.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn set_listeners(&self, listeners: Vec<BoundListener>) -> anyhow::Result<()> {
+        let addresses = listeners.iter().filter_map(|bound| bound.socket.ip()).collect();
+        self.server.set_listeners(listeners)?;
+        self.admin.addresses.store(Arc::new(addresses));
+        Ok(())
+    }
+
     /// Closes all connections, and ends the threads.
     pub fn stop(self) {
         self.admin.operations.close();
         self.admin.feed.close();
-        self.server.stop();
-        drop(self.admin);
+        self.server.stop(STOP_LIMIT);
+        // The operations end when nobody can begin one.
+        drop((self.server, self.admin));
         for thread in self.threads {
             let _ = thread.join();
         }

@@ -5,7 +5,6 @@
 
 use crate::admin;
 use crate::config::{Config, Handler, HandlerKind, Mode};
-use crate::web::SPARE_CONNECTIONS;
 
 /// The database with its log, listeners, event loops, evaluators, the connections of maintenance, and folders being read.
 const OWN_FILES: u64 = 128;
@@ -46,9 +45,10 @@ fn reserve(config: &Config) -> u64 {
         },
     };
     let persistent: u64 = config.handlers.iter().map(files_of_handler).sum();
-    let connections = (admin::MAX_CONNECTIONS + SPARE_CONNECTIONS) as u64;
+    // A socket, and the connection that it has accepted and that waits for a slot. A reload may have both old and new ones.
+    let listeners = 4 * (config.server.listen.len() + config.admin.listen.len());
     OWN_FILES
-        + connections
+        + (admin::MAX_CONNECTIONS + listeners) as u64
         + workers * (FILES_PER_READER + FILES_PER_PROCESS + FILES_PER_STARTING_PROCESS)
         + persistent
 }

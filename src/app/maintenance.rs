@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::StoppableThread;
+use super::certificates::Certificates;
 use crate::clock::MonotonicClock;
 use crate::config::Config;
 use crate::maintenance::alerts::{AlertMonitor, AlertSubscription};
@@ -25,6 +26,7 @@ pub(super) struct MaintenanceInputs {
     pub failure_log: Arc<FailureLog>,
     /// Reports the reader that keeps the write-ahead log from being reset.
     pub blocked_wal: Receiver<String>,
+    pub certificates: Arc<Certificates>,
 }
 
 /// Starts the maintenance thread.
@@ -36,7 +38,8 @@ pub(super) fn start_maintenance(
     inputs: MaintenanceInputs,
 ) -> std::io::Result<StoppableThread> {
     let (stop, stopped) = bounded(0);
-    let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal } = inputs;
+    let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal, certificates } =
+        inputs;
     let [rejections, handshakes, rejecting, redacting] = [(); 4].map(|()| Arc::clone(intake));
     let alerts = AlertMonitor {
         subscribers: Arc::clone(alert_subscribers),
@@ -61,6 +64,7 @@ pub(super) fn start_maintenance(
         failure_log,
         rejections: Box::new(move || rejections.drain_rejections()),
         handshakes: Box::new(move || handshakes.drain_handshakes()),
+        check_certificate: Box::new(move || certificates.tick()),
     };
     Ok(StoppableThread { stop, thread: maintenance::start(maintenance, stopped)? })
 }

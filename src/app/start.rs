@@ -22,8 +22,9 @@ use crate::store::transaction_end::write_directly;
 use crate::store::{
     self, Lock, OpenError, RunState, ServerInfo, Store, checkpoint, operation, rescue, reserve,
 };
+use crate::web::connections::TimeLimits;
 use crate::web::standby::Standby;
-use crate::web::{self, Sockets};
+use crate::web::{self, Sockets, TlsSlot};
 use crate::{notify, recovery};
 
 /// A start that takes longer than this answers 503. A usual start lets connections wait.
@@ -105,6 +106,7 @@ pub(super) struct PreparedStart {
 /// Another server owns the database, or the start needs a person's help.
 pub(super) fn prepare(
     config: &Config,
+    tls: &TlsSlot,
     early_signals: &mut EarlySignals,
     signals: &mut Signals,
     owner: &Owner,
@@ -116,8 +118,11 @@ pub(super) fn prepare(
         Ok(()) | Err(OpenError::Transient(_)) => web::bind(config).map_err(ExitError::other)?,
         Err(e) => return Err(e.into()),
     };
-    let standby =
-        start_standby(&sockets, config.server.request_timeout).map_err(ExitError::other)?;
+    let limits = TimeLimits {
+        request_timeout: config.server.request_timeout,
+        keep_alive: config.server.keep_alive,
+    };
+    let standby = start_standby(&sockets, limits, tls).map_err(ExitError::other)?;
     let mut wait_log = WaitLog::default();
     while let Err(error) = locked {
         wait_log.log(error)?;
@@ -258,19 +263,24 @@ fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
 }
 
 /// Starts the thread that answers senders when the start takes long, and asks systemd for more time.
-fn start_standby(sockets: &Sockets, timeout: Duration) -> anyhow::Result<StoppableThread> {
+fn start_standby(
+    sockets: &Sockets,
+    limits: TimeLimits,
+    tls: &TlsSlot,
+) -> anyhow::Result<StoppableThread> {
     let sockets = sockets.try_clone().context("the sockets cannot be duplicated")?;
     let (stop, stopped) = bounded(0);
-    let run = move || stand_by(&sockets, timeout, &stopped);
+    let tls = Arc::clone(tls);
+    let run = move || stand_by(&sockets, limits, tls, &stopped);
     let thread = std::thread::Builder::new().name("start".into()).spawn(run)?;
     Ok(StoppableThread { stop, thread })
 }
 
-fn stand_by(sockets: &Sockets, timeout: Duration, stopped: &Receiver<()>) {
+fn stand_by(sockets: &Sockets, limits: TimeLimits, tls: TlsSlot, stopped: &Receiver<()>) {
     if stopped.recv_timeout(STANDBY_AFTER) != Err(RecvTimeoutError::Timeout) {
         return;
     }
-    let standby = Standby::start(sockets, timeout);
+    let standby = Standby::start(sockets, limits, tls);
     if let Err(e) = &standby {
         log::error!("senders get no response while the server waits: {e:#}");
     }

@@ -17,12 +17,15 @@ use hyper::header::{
 };
 use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
+use tokio_rustls::TlsConnector;
 
 use crate::config::Listen;
 use crate::handler::OWN_USER_AGENT;
+use crate::tls;
 use crate::verify::OutgoingRequest;
 
 /// Longer than the server needs. A proxy at its address may be slow.
@@ -66,12 +69,19 @@ pub fn local_endpoint(listen: &Listen) -> Result<(String, String), String> {
     }
 }
 
+/// A listener of webhooks.
+pub struct Target {
+    pub listen: Listen,
+    /// The certificate that it shows; `None`: it speaks no TLS.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
 /// Sends a signed request.
 ///
 /// # Errors
 /// There was no response, or it is not HTTP.
-pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerResponse, String> {
-    let (base, host) = local_endpoint(listen)?;
+pub fn post(target: &Target, outgoing: &OutgoingRequest) -> Result<ServerResponse, String> {
+    let (base, host) = local_endpoint(&target.listen)?;
     let query = outgoing.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
     let mut request = Request::builder()
         .method(outgoing.method.as_str())
@@ -81,11 +91,11 @@ pub fn post(listen: &Listen, outgoing: &OutgoingRequest) -> Result<ServerRespons
         request = request.header(name, value);
     }
     let request = build_request(request, &host, outgoing.body.clone())?;
-    let endpoint = match listen {
+    let endpoint = match &target.listen {
         Listen::Tcp(_) => base,
         Listen::Unix(path) => format!("unix:{}", path.display()),
     };
-    exchange(listen, &host, TIMEOUT, request).map_err(|e| describe_error(&endpoint, &e))
+    exchange(target, &host, TIMEOUT, request).map_err(|e| describe_error(&endpoint, &e))
 }
 
 /// Describes why there is no response.
@@ -111,7 +121,8 @@ pub fn readiness(address: &str) -> Result<Option<String>, String> {
     let listen = parse_address(address)?;
     let (_, host) = local_endpoint(&listen)?;
     let request = build_request(Request::get("/readyz"), &host, Vec::new())?;
-    let response = exchange(&listen, &host, READINESS_TIMEOUT, request)
+    let target = Target { listen, certificate: None };
+    let response = exchange(&target, &host, READINESS_TIMEOUT, request)
         .map_err(|e| format!("{address}: {e}"))?;
     if response.status == 200 {
         return Ok(None);
@@ -147,7 +158,8 @@ pub fn call_admin(
 ) -> Result<ServerResponse, String> {
     let (base, host) = local_endpoint(listen)?;
     let request = admin_request(method, path, token, &host)?;
-    exchange(listen, &host, TIMEOUT, request).map_err(|e| describe_error(&base, &e))
+    let target = Target { listen: listen.clone(), certificate: None };
+    exchange(&target, &host, TIMEOUT, request).map_err(|e| describe_error(&base, &e))
 }
 
 /// Reads server-sent events of the admin listener until the stream ends, or `on_event` breaks. It gets the name and the
@@ -250,15 +262,23 @@ fn build_request(
 
 /// Connects, sends the request and reads the response. `host` is the address of a TCP listener.
 fn exchange(
-    listen: &Listen,
+    target: &Target,
     host: &str,
     timeout: Duration,
     request: Request<Full<Bytes>>,
 ) -> io::Result<ServerResponse> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let exchange = async {
-        match listen {
-            Listen::Tcp(_) => exchange_over(TcpStream::connect(host).await?, request).await,
+        match &target.listen {
+            Listen::Tcp(address) => {
+                let stream = TcpStream::connect(host).await?;
+                let Some(certificate) = &target.certificate else {
+                    return exchange_over(stream, request).await;
+                };
+                let connector = TlsConnector::from(tls::client_of(certificate.clone())?);
+                let stream = connector.connect(address.ip().into(), stream).await?;
+                exchange_over(stream, request).await
+            }
             Listen::Unix(path) => exchange_over(connect_unix(path).await?, request).await,
         }
     };

@@ -31,6 +31,7 @@ mod open;
 mod output;
 mod progress;
 mod prune;
+mod reload;
 mod replay;
 mod selector_args;
 mod selector_checks;
@@ -85,6 +86,16 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Ask the running server to reload config.toml, and report the result
+    ///
+    /// A reload is atomic: if the file has an error, the old configuration stays in force.
+    ///
+    /// Exit codes: 0 the file is in force, 1 it was rejected, or no server runs.
+    #[command(after_help = help::examples(&[
+        "# Apply a change",
+        "hooktrail reload",
+    ]))]
+    Reload,
     /// Write a commented config.toml and example handlers
     #[command(after_help = help::examples(&[
         "# Write config.toml and handlers/ into this folder",
@@ -347,6 +358,9 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         log::start()?;
         return app::serve(&file);
     }
+    if matches!(command, Command::Reload) {
+        return reload::reload(&file);
+    }
     let loaded = config::load(&file)?;
     match command {
         Command::Check { event, strict } => setup::check(&loaded, event, strict),
@@ -370,6 +384,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Pause { handler } => jobs::set_paused(&loaded, &handler, true),
         Command::Resume { handler } => jobs::set_paused(&loaded, &handler, false),
         Command::Serve
+        | Command::Reload
         | Command::Init
         | Command::Completions { .. }
         | Command::Help { .. }

@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use anyhow::Context;
 use clap::Args;
 
-use super::http_client::{self, ServerResponse};
+use super::http_client::{self, ServerResponse, Target};
 use super::{ExitError, open_store, output, read_secrets, user_error};
-use crate::config::{Accept, LoadedConfig, Source};
+use crate::config::{self, Accept, Config, LoadedConfig, Source, TlsConfig};
 use crate::redact::Redactor;
 use crate::store::send_lookup::{self, Position};
 use crate::verify::{OutgoingRequest, Preset, Verifier};
@@ -33,6 +33,28 @@ pub struct SendArgs {
     bad_signature: bool,
 }
 
+/// Returns the listener to send to: one that this command can speak to, best without TLS.
+fn find_target(config: &Config) -> Result<Target, String> {
+    let mut listeners: Vec<_> =
+        config.server.listen.iter().filter(|listener| !listener.proxy_protocol).collect();
+    listeners.sort_by_key(|listener| listener.tls);
+    let listener = listeners.first().ok_or(
+        "server.listen has only addresses for the PROXY protocol: add one without it, such as \"127.0.0.1:8089\"",
+    )?;
+    let certificate = match config.server.tls.as_ref().filter(|_| listener.tls) {
+        Some(TlsConfig { client_ca: Some(_), .. }) => {
+            return Err("server.tls.client_ca asks for a sender's certificate, and this command has none: add an address \
+                        without TLS, such as { address = \"127.0.0.1:8089\", tls = false }"
+                .to_owned());
+        }
+        Some(tls) => {
+            Some(config::load_files(tls).map_err(|e| format!("server.tls: {e}"))?.certificate)
+        }
+        None => None,
+    };
+    Ok(Target { listen: listener.address.clone(), certificate })
+}
+
 /// Sends the request. Prints the request, the response and the event.
 pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let config = &loaded.config;
@@ -40,12 +62,10 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
         let name = &args.source;
         return Err(user_error(format!("source {name}: there is no such source in config.toml")));
     };
-    let Some(listen) = config.server.listen.first() else {
-        return Err(user_error("server.listen is empty: expected an address to send to"));
-    };
+    let target = find_target(config).map_err(user_error)?;
     let secrets = read_secrets(loaded, &format!("sources.{}.verify", source.name))?;
     let verifier = source.verifier(&secrets);
-    let (_, host) = http_client::local_endpoint(listen).map_err(user_error)?;
+    let (_, host) = http_client::local_endpoint(&target.listen).map_err(user_error)?;
     let mut request = build_request(source, args, host)?;
     verifier.sign(&mut request, clock::wall_ms()).map_err(|reason| {
         user_error(format!("source {}: {}: {reason}", source.name, source.verify.scheme.name()))
@@ -55,7 +75,7 @@ pub fn send(loaded: &LoadedConfig, args: &SendArgs) -> Result<(), ExitError> {
     let mut statuses = Vec::new();
     for _ in 0..if args.repeat { 2 } else { 1 } {
         let position = find_position(loaded)?;
-        let response = http_client::post(listen, &request).map_err(user_error)?;
+        let response = http_client::post(&target, &request).map_err(user_error)?;
         print_response(&mut out, &response)?;
         if let Some(position) = position {
             print_event(&mut out, loaded, source, &request, &position, &response)?;

@@ -19,7 +19,10 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     let config = &loaded.config;
     let mut out = output::stdout();
     let (secrets, _) = config::read_secrets(loaded);
-    let (mut errors, file_warnings) = config::check_secrets(loaded);
+    let (mut errors, mut file_warnings) = config::check_secrets(loaded);
+    let (of_tls, tls_warnings) = config::check_tls(loaded);
+    errors.extend(of_tls);
+    file_warnings.extend(tls_warnings);
     let start = app::check_start(loaded);
     errors.extend(start.errors);
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -43,8 +46,9 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     }
     print_warnings(&mut out, &warnings)?;
     for source in &config.sources {
-        for listen in &config.server.listen {
-            let url = match listen {
+        for listener in &config.server.listen {
+            let url = match &listener.address {
+                Listen::Tcp(address) if listener.tls => format!("https://{address}{}", source.path),
                 Listen::Tcp(address) => format!("http://{address}{}", source.path),
                 Listen::Unix(path) => format!("unix:{} {}", path.display(), source.path),
             };

@@ -13,7 +13,7 @@ use crate::config::LoadedConfig;
 use crate::store::retention::{self, RetentionRest};
 use crate::store::stats::{self, DatabaseSummary};
 use crate::store::{self, LockHolder, RunState, ServerInfo};
-use crate::{numbers, problems};
+use crate::{numbers, problems, web};
 
 /// Exit code if something is wrong.
 const WRONG: u8 = 1;
@@ -110,7 +110,11 @@ fn check_server(info: &ServerInfo, problems: &mut Vec<String>) -> bool {
             clock::format_local(info.loaded_at_ms)
         ));
     }
-    let Some(address) = info.intake.first().or(info.admin.first()) else { return false };
+    let mut addresses = info.admin.iter().chain(&info.intake);
+    // Of the others, only their own clients can ask.
+    let Some(address) = addresses.find(|address| web::speaks_plain_http(address)) else {
+        return true;
+    };
     match http_client::readiness(address) {
         Ok(None) => true,
         Ok(Some(reason)) => {

@@ -32,6 +32,7 @@ mod secret;
 mod server;
 mod source;
 mod templates;
+mod tls;
 mod toml_reader;
 mod url_handler;
 mod verify;
@@ -48,6 +49,7 @@ pub use restart_required::restart_required;
 pub use secret::{Secrets, check_secrets, read_secrets, read_secrets_under, secret_warnings};
 pub use source::NO_MAX_QUEUED;
 pub use templates::{EMBEDDED, EMBEDDED_HANDLERS};
+pub use tls::{ValidityProblem, at_certificate, check_tls, load_files, read_tls, validity_problem};
 
 /// The contents of config.toml and its includes, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +76,9 @@ impl Config {
 /// The settings of `[server]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
-    pub listen: Vec<Listen>,
+    pub listen: Vec<Listener>,
+    /// `None`: plain HTTP on all listeners.
+    pub tls: Option<TlsConfig>,
     pub trusted_proxies: TrustedProxies,
     pub proxy_header: ProxyHeader,
     pub max_body_bytes: usize,
@@ -82,6 +86,33 @@ pub struct ServerConfig {
     pub max_connections: usize,
     pub request_timeout: Duration,
     pub keep_alive: Duration,
+}
+
+/// A listener for webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub address: Listen,
+    /// Whether clients speak TLS. Only with `server.tls`.
+    pub tls: bool,
+    /// Whether each connection begins with the PROXY protocol, by which a proxy says for whom it connects.
+    pub proxy_protocol: bool,
+}
+
+impl Listener {
+    /// A listener of plain HTTP.
+    pub fn plain(address: Listen) -> Self {
+        Self { address, tls: false, proxy_protocol: false }
+    }
+}
+
+/// The files of `server.tls`, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The server's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// The authorities of the senders' certificates. `None`: senders need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// An address to listen on.

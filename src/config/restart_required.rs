@@ -11,9 +11,6 @@ pub fn restart_required(old: &Config, new: &Config) -> Vec<String> {
         ("store.min_free_space", old_store.min_free_bytes != new_store.min_free_bytes),
         ("store.retention", old_store.retention != new_store.retention),
         ("workers.threads", old.workers.threads != new.workers.threads),
-        ("server.max_connections", old.server.max_connections != new.server.max_connections),
-        ("server.listen", old.server.listen != new.server.listen),
-        ("admin.listen", old.admin.listen != new.admin.listen),
     ];
     let error = |(key, changed): (&str, bool)| {
         changed.then(|| format!("{key} has changed: a reload can't change it: restart"))

@@ -8,8 +8,8 @@ use super::retention::read_retention;
 use super::secret;
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
-    AdminConfig, Durability, Listen, ProxyHeader, Retention, ServerConfig, StoreConfig,
-    TrustedProxies, WorkersConfig,
+    AdminConfig, Durability, Listen, Listener, ProxyHeader, Retention, ServerConfig, StoreConfig,
+    TlsConfig, TrustedProxies, WorkersConfig,
 };
 use crate::verify::SecretFormat;
 
@@ -17,6 +17,9 @@ const MIB: u64 = 1 << 20;
 /// SQLite's limit for a row is 1,000,000,000 bytes; this leaves room for headers and items.
 pub(super) const MAX_BODY_BYTES: u64 = 512 * MIB;
 const LISTEN_LIST_EXPECTED: &str = r#"expected a list such as ["127.0.0.1:8080"]"#;
+const LISTENER_EXPECTED: &str = r#"expected an address, or a table such as { address = "127.0.0.1:8080", proxy_protocol = true }"#;
+const TLS_EXPECTED: &str =
+    r#"expected a table such as { certificate = "cert.pem", key = "key.pem" }"#;
 const PROXIES_EXPECTED: &str =
     r#"expected a list of networks or "unix", such as ["10.0.0.0/8", "unix"]"#;
 const HOST_EXPECTED: &str =
@@ -24,7 +27,8 @@ const HOST_EXPECTED: &str =
 const PATH_EXPECTED: &str = "expected a path";
 
 pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
-    let listen = read_listeners(&table, folder, "127.0.0.1:8080", &[]);
+    let tls = read_tls(&table, folder);
+    let listen = read_intake_listeners(&table, folder, tls.is_some());
     if let Some(value) = table.get("listen").filter(TomlValue::is_empty_list) {
         value.error("is []: expected at least one address");
     }
@@ -35,6 +39,7 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
     };
     let server = ServerConfig {
         listen,
+        tls,
         trusted_proxies: read_trusted_proxies(&table),
         proxy_header: table
             .parse_with(
@@ -63,7 +68,7 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
             (None, None) => {}
         }
     }
-    reject_rest(table, &["tls"]);
+    reject_rest(table, &[]);
     server
 }
 
@@ -88,8 +93,12 @@ pub(super) fn read_admin(
         true => Err(HOST_EXPECTED.to_owned()),
         false => Ok(text.to_ascii_lowercase()),
     };
+    let taken: Vec<Listen> =
+        server.listen.iter().map(|listener| listener.address.clone()).collect();
     let admin = AdminConfig {
-        listen: read_listeners(&table, folder, "127.0.0.1:8081", &server.listen),
+        listen: read_listeners(&table, folder, "127.0.0.1:8081", &taken, |item, parse| {
+            item.parse_with(LISTEN, parse)
+        }),
         open_metrics: table.flag("open_metrics", false),
         tokens: tokens("token"),
         read_tokens: tokens("read_token"),
@@ -142,12 +151,13 @@ pub(super) fn reject_rest(table: TomlTable<'_>, later: &[&'static str]) {
 }
 
 /// Reads the addresses of one `listen`. Two listeners can't share an address, except for port 0,
-/// which is a new port each time.
+/// which is a new port each time. `read_item` reads one, with a function that reads its address.
 fn read_listeners(
     table: &TomlTable<'_>,
     folder: &Path,
     default: &str,
     taken_addresses: &[Listen],
+    mut read_item: impl FnMut(&TomlValue<'_>, &dyn Fn(&str) -> Result<Listen, String>) -> Option<Listen>,
 ) -> Vec<Listen> {
     let check_free = |address: &Listen, others: &[Listen]| {
         let is_fixed = !matches!(address, Listen::Tcp(tcp) if tcp.port() == 0);
@@ -174,13 +184,77 @@ fn read_listeners(
             check_free(&address, &listeners)?;
             Ok(address)
         };
-        let address = item.parse_with(LISTEN, parse);
+        let address = read_item(&item, &parse);
         if address.is_some() {
             item.log.add_location(&item.key, item.at);
         }
         listeners.extend(address);
     }
     listeners
+}
+
+/// Reads `server.listen`, where an address may be a table with settings of this listener.
+fn read_intake_listeners(table: &TomlTable<'_>, folder: &Path, has_tls: bool) -> Vec<Listener> {
+    let mut settings = Vec::new();
+    let addresses = read_listeners(table, folder, "127.0.0.1:8080", &[], |item, parse| {
+        if !item.is_table() {
+            let expected = if item.raw_text().is_some() { LISTEN } else { LISTENER_EXPECTED };
+            let address = item.parse_with(expected, parse)?;
+            settings.push((None, false));
+            return Some(address);
+        }
+        let entries = item.table(LISTENER_EXPECTED)?;
+        let address = entries.parse_with("address", LISTEN, parse);
+        if !entries.has("address") {
+            entries.missing_error(format!("has no address: {LISTENER_EXPECTED}"));
+        }
+        let is_unix = matches!(address, Some(Listen::Unix(_)));
+        let tls = entries.get("tls");
+        let wanted = tls.as_ref().and_then(TomlValue::flag);
+        if let (Some(true), Some(value)) = (wanted, &tls) {
+            match (is_unix, has_tls) {
+                (true, _) => value.error("is true: expected false for a unix socket"),
+                (false, false) => {
+                    value.error(format!("is true: expected server.tls too: {TLS_EXPECTED}"));
+                }
+                (false, true) => {}
+            }
+        }
+        let proxy_protocol = entries.flag("proxy_protocol", false);
+        reject_rest(entries, &[]);
+        let address = address?;
+        settings.push((wanted, proxy_protocol));
+        Some(address)
+    });
+    settings.resize(addresses.len(), (None, false));
+    let listener = |(address, (tls, proxy_protocol)): (Listen, (Option<bool>, bool))| {
+        let is_tcp = matches!(address, Listen::Tcp(_));
+        Listener { tls: tls.unwrap_or(has_tls && is_tcp), address, proxy_protocol }
+    };
+    addresses.into_iter().zip(settings).map(listener).collect()
+}
+
+fn read_tls(table: &TomlTable<'_>, folder: &Path) -> Option<TlsConfig> {
+    let value = table.get("tls")?;
+    let entries = value.table(TLS_EXPECTED)?;
+    let path = |key: &'static str| {
+        let path = entries.parse_with(key, PATH_EXPECTED, |text| match text {
+            "" => Err(PATH_EXPECTED.to_owned()),
+            text => Ok(parse::resolve_path(text, folder)),
+        });
+        if let Some(at) = entries.get(key).map(|value| value.at) {
+            table.log.add_location(&format!("server.tls.{key}"), at);
+        }
+        path
+    };
+    let (certificate, key, client_ca) = (path("certificate"), path("key"), path("client_ca"));
+    for (name, found) in [("certificate", &certificate), ("key", &key)] {
+        if found.is_none() && !entries.has(name) {
+            entries.missing_error(format!("has no {name}: {TLS_EXPECTED}"));
+        }
+    }
+    reject_rest(entries, &[]);
+    Some(TlsConfig { certificate: certificate?, key: key?, client_ca })
 }
 
 fn read_trusted_proxies(table: &TomlTable<'_>) -> TrustedProxies {

@@ -101,7 +101,7 @@ fn read_verify(
     // If the scheme can't be read, that is an error, and nobody uses this value.
     let parsed = value.as_ref().map(|value| verify::read_verify(value, folder, path));
     let verify = parsed.flatten().unwrap_or_else(verify::no_verification);
-    let is_public = |listen: &super::Listen| match listen {
+    let is_public = |listener: &super::Listener| match &listener.address {
         super::Listen::Tcp(address) => !address.ip().to_canonical().is_loopback(),
         super::Listen::Unix(_) => false,
     };

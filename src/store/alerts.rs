@@ -31,6 +31,8 @@ pub enum AlertSignal {
     BackupFailed(String),
     /// The newest backup is older than it should be.
     BackupOverdue(String),
+    /// The certificate of `server.tls` expires soon, or has expired.
+    CertificateExpiring(String),
 }
 
 /// The details of a condition, without its type.
@@ -158,6 +160,7 @@ pub(super) fn record_signal(
         AlertSignal::BackupFailed(detail) | AlertSignal::BackupOverdue(detail) => {
             ("backup.failed", None, detail)
         }
+        AlertSignal::CertificateExpiring(detail) => ("certificate.expiring", None, detail),
         AlertSignal::Silent(source, detail) => ("source.silent", Some(*source), detail),
         AlertSignal::Rejecting(source, detail) => ("source.rejecting", Some(*source), detail),
     };

@@ -85,7 +85,7 @@ pub mod writer_cache;
 
 pub use lock::{Lock, LockHolder, find_lock_holder, io_error};
 pub use migrate::{Access, load_anchor, open, open_error_text, open_for_cli, write_anchor};
-pub use run_record::{RunState, ServerInfo};
+pub use run_record::{ReloadRecord, RunState, ServerInfo};
 pub use rusqlite::types::Value;
 pub use rusqlite::{Connection, Result};
 pub use start_check::{StartProblem, check_start, network_file_system};

@@ -69,9 +69,42 @@ pub struct ServerInfo {
     pub loaded_at_ms: i64,
     /// When a reload was last rejected, if that was after `loaded_at_ms` (wall clock).
     pub reload_rejected_at_ms: Option<i64>,
+    pub last_reload: Option<ReloadRecord>,
     /// The addresses of the listeners: `http://IP:PORT` or `unix:PATH`.
     pub intake: Vec<String>,
     pub admin: Vec<String>,
+}
+
+/// How a reload has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReloadRecord {
+    /// When it began, since the machine booted.
+    pub started_boot_ms: i64,
+    /// Why the file was rejected: lines. Empty: it is in force.
+    pub errors: Vec<String>,
+}
+
+/// The lines of errors that a record has, in bytes: on a full disk, a longer file may not be written.
+const MAX_ERROR_BYTES: usize = 2048;
+
+impl ReloadRecord {
+    fn to_text(&self) -> String {
+        let (mut text, mut left) = (String::new(), MAX_ERROR_BYTES);
+        for (index, error) in self.errors.iter().enumerate() {
+            let line = escape::escape(error);
+            if line.len() > left {
+                let rest = self.errors.len() - index;
+                text.push_str(&format!(
+                    "reload_error and {rest} more: see the log of the server\n"
+                ));
+                break;
+            }
+            left -= line.len();
+            text.push_str(&format!("reload_error {line}\n"));
+        }
+        // Last, so that a reader knows that the rest is complete.
+        text + &format!("reload_started_boot_ms {}\n", self.started_boot_ms)
+    }
 }
 
 impl ServerInfo {
@@ -91,6 +124,9 @@ impl ServerInfo {
                 text.push_str(&format!("{key} {}\n", escape::escape(address)));
             }
         }
+        if let Some(reload) = &self.last_reload {
+            text.push_str(&reload.to_text());
+        }
         text
     }
 
@@ -107,6 +143,9 @@ impl ServerInfo {
             ready_at_ms: value("ready_at_ms")?.parse().ok()?,
             loaded_at_ms: value("loaded_at_ms")?.parse().ok()?,
             reload_rejected_at_ms: value("reload_rejected_at_ms").and_then(|at| at.parse().ok()),
+            last_reload: value("reload_started_boot_ms").and_then(|at| at.parse().ok()).map(
+                |started_boot_ms| ReloadRecord { started_boot_ms, errors: values("reload_error") },
+            ),
             intake: values("intake"),
             admin: values("admin"),
         })
@@ -228,6 +267,10 @@ mod tests {
             ready_at_ms: 5,
             loaded_at_ms: 6,
             reload_rejected_at_ms: Some(7),
+            last_reload: Some(ReloadRecord {
+                started_boot_ms: 8,
+                errors: vec!["config.toml:1: a".into(), "config.toml:2: b\\n".into()],
+            }),
             intake: vec!["http://127.0.0.1:8080".into(), "unix:/run/a b.sock".into()],
             admin: Vec::new(),
         };

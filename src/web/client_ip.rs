@@ -20,6 +20,11 @@ pub enum Peer {
     Unix,
 }
 
+/// Returns the other end of a connection with this address.
+pub fn peer_of(address: Option<SocketAddr>) -> Peer {
+    address.map_or(Peer::Unix, |address| Peer::Tcp(address.ip()))
+}
+
 /// Whether the peer is a proxy whose headers are trusted.
 pub fn is_trusted_proxy(peer: Peer, trusted: &TrustedProxies) -> bool {
     match peer {

@@ -34,7 +34,6 @@ pub struct ClientSubject(Arc<str>);
 
 impl ClientSubject {
     /// Reads the subject of a certificate in DER. `None`: it can't be read.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a listener with TLS calls it"))]
     pub fn of_certificate(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         Some(Self::new(&format_name(certificate.subject())?))
@@ -129,14 +128,6 @@ fn escape_value(text: &mut String, value: &str) {
             text.push('\\');
         }
         text.push(c);
-    }
-}
-
-/// A stream whose other end may have shown a certificate.
-pub trait ClientStream {
-    /// Returns the subject of the certificate that was verified, if there is one.
-    fn client_subject(&self) -> Option<ClientSubject> {
-        None
     }
 }
 

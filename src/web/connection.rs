@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::listener::ListenerState;
+
 const NO_LENGTH: usize = usize::MAX;
 
 /// The phase of a connection, between two requests or within one.
@@ -51,10 +53,6 @@ impl Phase {
     /// Whether no request is lost if the connection closes now.
     pub fn is_idle(self) -> bool {
         matches!(self, Self::New | Self::Idle)
-    }
-
-    fn is_in_flight(self) -> bool {
-        self == Self::Body || self.is_after_request()
     }
 
     /// Whether the request is complete and its response is not yet passed to the system.
@@ -103,46 +101,18 @@ impl ConnectionState {
     }
 }
 
-/// The clock and the counters that all connections of one listener share.
-pub(super) struct ListenerCounters {
+/// The clock and the counters that all connections of one server share.
+pub(super) struct ServerCounters {
     start: Instant,
     /// Number of new connections without a slot.
     pub waiting: AtomicUsize,
     /// Number of open connections that were evicted for them.
     pub evicted: AtomicI64,
-    /// Number of requests whose response has not been passed to the system, of each thread. The threads share no
-    /// cache line, because each request changes its counter twice.
-    in_flight: [PaddedCounter; MAX_THREADS],
-    threads: AtomicUsize,
 }
 
-/// Number of counters. Further threads share them.
-const MAX_THREADS: usize = 4;
-
-/// A counter with a cache line for itself. Processors fetch its neighbour together with it.
-#[derive(Default)]
-#[repr(align(128))]
-struct PaddedCounter(AtomicI64);
-
-impl ListenerCounters {
+impl ServerCounters {
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            waiting: AtomicUsize::new(0),
-            evicted: AtomicI64::new(0),
-            in_flight: Default::default(),
-            threads: AtomicUsize::new(0),
-        }
-    }
-
-    /// Returns the number of a new thread.
-    pub fn add_thread(&self) -> usize {
-        self.threads.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Number of requests whose response has not been passed to the system.
-    pub fn in_flight(&self) -> i64 {
-        self.in_flight.iter().map(|counter| counter.0.load(Ordering::SeqCst)).sum()
+        Self { start: Instant::now(), waiting: AtomicUsize::new(0), evicted: AtomicI64::new(0) }
     }
 
     /// Whether new connections wait for a slot.
@@ -157,9 +127,8 @@ impl ListenerCounters {
 
 /// State shared by the stream, the handler and `Connections`.
 pub struct Connection {
-    listener: Arc<ListenerCounters>,
-    /// The place of its thread in `in_flight`.
-    thread: usize,
+    server: Arc<ServerCounters>,
+    listener: Arc<ListenerState>,
     state: AtomicU64,
     /// Number of requests that have begun.
     requests: AtomicUsize,
@@ -170,11 +139,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(listener: Arc<ListenerCounters>, thread: usize) -> Self {
-        let first = ConnectionState::new(Phase::New, listener.now_us());
+    pub(super) fn new(server: Arc<ServerCounters>, listener: Arc<ListenerState>) -> Self {
+        let first = ConnectionState::new(Phase::New, server.now_us());
         Self {
+            server,
             listener,
-            thread: thread % MAX_THREADS,
             state: AtomicU64::new(first.0),
             requests: AtomicUsize::new(0),
             body_length: AtomicUsize::new(NO_LENGTH),
@@ -189,7 +158,7 @@ impl Connection {
 
     /// Enters a phase now.
     pub(super) fn enter_now(&self, phase: Phase) {
-        self.enter(phase, self.listener.now_us(), 0);
+        self.enter(phase, self.server.now_us(), 0);
     }
 
     /// Enters a phase and revokes the decisions about the previous one.
@@ -197,13 +166,7 @@ impl Connection {
         let next = ConnectionState::new(phase, since_us).0 | flags;
         let previous = ConnectionState(self.state.swap(next, Ordering::AcqRel));
         if previous.is_evicted() {
-            self.listener.evicted.fetch_sub(1, Ordering::SeqCst);
-        }
-        let in_flight = &self.listener.in_flight[self.thread].0;
-        match (previous.phase().is_in_flight(), phase.is_in_flight()) {
-            (false, true) => drop(in_flight.fetch_add(1, Ordering::SeqCst)),
-            (true, false) => drop(in_flight.fetch_sub(1, Ordering::SeqCst)),
-            _ => {}
+            self.server.evicted.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -219,7 +182,7 @@ impl Connection {
             .is_ok();
         if is_expired {
             if is_evicted {
-                self.listener.evicted.fetch_add(1, Ordering::SeqCst);
+                self.server.evicted.fetch_add(1, Ordering::SeqCst);
             }
             let waker = self.waker.lock();
             if let Some(waker) = &*waker {
@@ -235,12 +198,12 @@ impl Connection {
         let since_us = match current.phase() {
             Phase::Head => current.since_us(),
             // The request followed directly after the one before.
-            _ => self.listener.now_us(),
+            _ => self.server.now_us(),
         };
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.body_length.store(body_length.unwrap_or(NO_LENGTH), Ordering::Relaxed);
         self.enter(Phase::Body, since_us, 0);
-        self.listener.start + Duration::from_micros(since_us)
+        self.server.start + Duration::from_micros(since_us)
     }
 
     /// Marks the body of the request as complete.
@@ -258,12 +221,17 @@ impl Connection {
     /// Records that the system accepts no more of the response until the peer reads.
     pub(super) fn begin_writing(&self, observed: ConnectionState) {
         let flags = observed.0 & ConnectionState::CLOSE;
-        self.enter(Phase::Writing, self.listener.now_us(), flags);
+        self.enter(Phase::Writing, self.server.now_us(), flags);
     }
 
-    /// Whether new connections wait for a slot. If so, this one must close after its response.
+    /// Whether this connection must close after its response: its listener closes, or new connections wait for a slot.
     pub fn should_give_up_slot(&self) -> bool {
-        self.listener.is_full()
+        self.listener.is_closing() || self.server.is_full()
+    }
+
+    /// The listener that accepted the connection.
+    pub(super) fn listener(&self) -> &Arc<ListenerState> {
+        &self.listener
     }
 
     /// Returns the number of the current request, from 1, and the length of its body if its head

@@ -13,11 +13,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use actix_web::web::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::client_subject::{ClientStream, ClientSubject};
+use super::client_subject::ClientSubject;
 use super::connection::{Connection, ConnectionState, Phase};
-use super::connections::Connections;
+use super::connections::Slot;
 
 /// Maximum size of a request's head, the request line included. Beyond it the response is 431.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -39,7 +38,7 @@ const MAX_READ_BYTES: usize = 8 << 10;
 pub struct ConnectionStream<S> {
     inner: S,
     connection: Arc<Connection>,
-    connections: Arc<Connections>,
+    subject: Option<ClientSubject>,
     /// A copy of the waker in `Connection`.
     waker: Option<Waker>,
     /// Bytes of the incomplete head handed over so far.
@@ -64,31 +63,16 @@ pub struct ConnectionStream<S> {
     /// A read returned `Pending` although input may be ready, and nothing else wakes the task.
     is_read_suspended: bool,
     /// Released after the socket is closed.
-    _permit: OwnedSemaphorePermit,
-}
-
-impl<S> Drop for ConnectionStream<S> {
-    fn drop(&mut self) {
-        self.connection.enter(Phase::Closing, 0, 0);
-        self.connections.remove(&self.connection);
-    }
+    _slot: Slot,
 }
 
 impl<S> ConnectionStream<S> {
-    /// Waits until the listener has a slot for this connection of a thread.
-    ///
-    /// # Errors
-    /// The listener has ended.
-    pub async fn admit(
-        inner: S,
-        connections: &Arc<Connections>,
-        thread: usize,
-    ) -> io::Result<Self> {
-        let (connection, permit) = connections.admit(thread).await?;
-        Ok(Self {
+    /// Makes the stream of a connection that has a slot.
+    pub fn new(inner: S, slot: Slot, subject: Option<ClientSubject>) -> Self {
+        Self {
             inner,
-            connection,
-            connections: Arc::clone(connections),
+            connection: Arc::clone(&slot.connection),
+            subject,
             waker: None,
             head_bytes: 0,
             head_end: HeadEnd::default(),
@@ -100,15 +84,13 @@ impl<S> ConnectionStream<S> {
             has_paused: false,
             is_write_blocked: false,
             is_read_suspended: false,
-            _permit: permit,
-        })
+            _slot: slot,
+        }
     }
 
-    pub(super) fn client_subject(&self) -> Option<ClientSubject>
-    where
-        S: ClientStream,
-    {
-        self.inner.client_subject()
+    /// What the client's certificate says about it.
+    pub(super) fn subject(&self) -> Option<&ClientSubject> {
+        self.subject.as_ref()
     }
 
     pub(super) fn connection(&self) -> &Arc<Connection> {

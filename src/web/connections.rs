@@ -1,7 +1,7 @@
-//! All connections of one listener: their number and their time limits.
+//! All connections of one server: their number and their time limits.
 //!
 //! One task checks all of them when the next limit expires, so that a request needs no timer. If
-//! the listener is full, a new connection replaces the one that has been idle longest. If none is
+//! the server is full, a new connection replaces the one that has been idle longest. If none is
 //! idle, the new one waits, and the next response closes its connection.
 
 use std::collections::HashMap;
@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::connection::{Connection, ConnectionState, ListenerCounters, Phase};
+use super::connection::{Connection, ConnectionState, Phase, ServerCounters};
+use super::listener::ListenerState;
 
 /// Maximum time that a peer gets to read its last response while it is still sending.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -56,14 +57,17 @@ struct OpenConnections {
     candidates: Vec<(ConnectionState, Arc<Connection>)>,
 }
 
-/// The connections of one listener.
+/// The connections of one server.
 pub struct Connections {
     limits: Box<dyn Fn() -> TimeLimits + Send + Sync>,
-    permits: Arc<Semaphore>,
+    /// How many may be open.
+    max: AtomicUsize,
     open: Mutex<OpenConnections>,
     /// Notified by the first connection, and by one that has no slot.
     wake: Notify,
-    counters: Arc<ListenerCounters>,
+    /// Notified when a slot is free and a new connection waits.
+    freed: Notify,
+    counters: Arc<ServerCounters>,
     /// For the metrics.
     open_count: Arc<AtomicUsize>,
 }
@@ -77,8 +81,30 @@ impl Drop for WaitingGuard<'_> {
     }
 }
 
+/// The place of an open connection. It is free when this is dropped.
+pub struct Slot {
+    connections: Arc<Connections>,
+    pub connection: Arc<Connection>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection.enter(Phase::Closing, 0, 0);
+        self.connections.remove(&self.connection);
+    }
+}
+
+/// The connections of closing listeners that are left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Those that had no request since their listener began to close.
+    pub unused: usize,
+    /// Those with a request, or accepted since.
+    pub others: usize,
+}
+
 impl Connections {
-    /// Makes the set of connections of a listener with this number of slots. `open_count` gets the number of open
+    /// Makes the set of connections of a server with this number of slots. `open_count` gets the number of open
     /// ones.
     pub fn new(
         max: usize,
@@ -87,58 +113,103 @@ impl Connections {
     ) -> Arc<Self> {
         Arc::new(Self {
             limits: Box::new(limits),
-            permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))),
+            max: AtomicUsize::new(max),
             open: Mutex::default(),
             wake: Notify::new(),
-            counters: Arc::new(ListenerCounters::new()),
+            freed: Notify::new(),
+            counters: Arc::new(ServerCounters::new()),
             open_count,
         })
     }
 
-    /// Whether a request is in flight: its head is complete and its response is not written.
-    pub fn is_busy(&self) -> bool {
-        self.counters.in_flight() > 0
+    /// Changes the number of slots. If fewer than are used, the next connections to end are not replaced.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::SeqCst);
+        self.freed.notify_one();
     }
 
-    /// Returns the number of a new thread of the listener.
-    pub fn add_thread(&self) -> usize {
-        self.counters.add_thread()
-    }
-
-    /// Waits for a slot for a connection of this thread, and closes an idle one if necessary.
-    ///
-    /// # Errors
-    /// The listener has ended.
-    pub(super) async fn admit(
-        &self,
-        thread: usize,
-    ) -> std::io::Result<(Arc<Connection>, OwnedSemaphorePermit)> {
-        let permit = match Arc::clone(&self.permits).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                self.counters.waiting.fetch_add(1, Ordering::SeqCst);
-                let _waiting = WaitingGuard(&self.counters.waiting);
-                self.make_room(&mut self.open.lock());
-                self.wake.notify_one();
-                let permit = Arc::clone(&self.permits).acquire_owned().await;
-                permit.map_err(std::io::Error::other)?
+    /// Waits for a slot for a connection that a listener has accepted, and closes an idle one if necessary.
+    pub(super) async fn admit(self: &Arc<Self>, listener: &Arc<ListenerState>) -> Slot {
+        let mut waiting = None;
+        loop {
+            if let Some(connection) = self.try_admit(listener) {
+                if waiting.is_some() {
+                    // Another one may wait, and this one took its notification.
+                    self.freed.notify_one();
+                }
+                return Slot { connections: Arc::clone(self), connection };
             }
-        };
-        let connection = Arc::new(Connection::new(Arc::clone(&self.counters), thread));
+            waiting.get_or_insert_with(|| {
+                self.counters.waiting.fetch_add(1, Ordering::SeqCst);
+                WaitingGuard(&self.counters.waiting)
+            });
+            self.make_room(&mut self.open.lock());
+            self.wake.notify_one();
+            self.freed.notified().await;
+        }
+    }
+
+    fn try_admit(&self, listener: &Arc<ListenerState>) -> Option<Arc<Connection>> {
         let mut open = self.open.lock();
+        if open.by_address.len() >= self.max.load(Ordering::SeqCst) {
+            return None;
+        }
+        let connection = Connection::new(Arc::clone(&self.counters), Arc::clone(listener));
+        let connection = Arc::new(connection);
         if open.by_address.is_empty() {
             self.wake.notify_one();
         }
         open.by_address.insert(Arc::as_ptr(&connection).addr(), Arc::clone(&connection));
         self.open_count.store(open.by_address.len(), Ordering::Relaxed);
-        drop(open);
-        Ok((connection, permit))
+        Some(connection)
     }
 
-    pub(super) fn remove(&self, connection: &Arc<Connection>) {
+    fn remove(&self, connection: &Arc<Connection>) {
         let mut open = self.open.lock();
         open.by_address.remove(&Arc::as_ptr(connection).addr());
         self.open_count.store(open.by_address.len(), Ordering::Relaxed);
+        drop(open);
+        if self.counters.is_full() {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Closes connections of these closing listeners that are between two requests, and returns what is left. The limits say
+    /// how long a connection may wait for its first request, and for its next one.
+    pub(super) fn close_unused(
+        &self,
+        is_selected: impl Fn(&Arc<ListenerState>) -> bool,
+        (first, next): (Duration, Duration),
+    ) -> Remaining {
+        let now_us = self.counters.now_us();
+        let age = |since_us: u64| Duration::from_micros(now_us.saturating_sub(since_us));
+        let mut remaining = Remaining::default();
+        for connection in self.open.lock().by_address.values() {
+            let listener = connection.listener();
+            let Some(closing_for) = listener.closing_for().filter(|_| is_selected(listener)) else {
+                continue;
+            };
+            let observed = connection.state();
+            let limit = match observed.phase() {
+                Phase::Closing => continue,
+                Phase::New => first,
+                Phase::Idle => next,
+                Phase::Head
+                | Phase::Body
+                | Phase::Handling
+                | Phase::Responding
+                | Phase::Writing => {
+                    remaining.others += 1;
+                    continue;
+                }
+            };
+            let age = age(observed.since_us());
+            if age.min(closing_for) >= limit && !observed.is_expired() {
+                connection.expire(observed, false);
+            }
+            if age >= closing_for { remaining.unused += 1 } else { remaining.others += 1 }
+        }
+        remaining
     }
 
     /// Closes one idle connection for each new one that waits, starting with the longest idle.

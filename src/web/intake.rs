@@ -7,10 +7,8 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, dev};
 use tokio::time::timeout;
@@ -111,12 +109,9 @@ pub async fn handle_webhook(
         client: None,
         ip: String::new(),
     };
-    let mut response = intake_request.run(request, &mut body).await;
+    let response = intake_request.run(request, &mut body).await;
     let result = IntakeResult::of_status(response.status().as_u16());
     thread.durations.observe(result, started_at.elapsed());
-    if state.is_closing.load(Ordering::Relaxed) {
-        response.head_mut().set_connection_type(ConnectionType::Close);
-    }
     finish_response(response, request, connection, &body)
 }
 
@@ -636,7 +631,7 @@ fn owned_method(method: &str) -> Cow<'static, str> {
 
 /// Returns the other end of the connection.
 fn peer(request: &HttpRequest) -> Peer {
-    request.peer_addr().map_or(Peer::Unix, |peer| Peer::Tcp(peer.ip()))
+    client_ip::peer_of(request.peer_addr())
 }
 
 /// Checks what the headers say about the body: its size and its encoding.

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::clock;
 use crate::config::{Accept, Config, Secrets, Source};
@@ -22,6 +22,7 @@ use crate::store::registry::Registry;
 use crate::store::rejections::RejectionRow;
 use crate::verify::Scheme;
 
+pub mod acceptor;
 pub mod body;
 pub mod body_memory;
 pub mod check_pool;
@@ -36,6 +37,8 @@ pub mod handshake_log;
 pub mod health;
 pub mod intake;
 pub mod intake_config;
+pub mod listener;
+pub mod proxy_protocol;
 pub mod rate_limiter;
 mod received_request;
 pub mod rejection;
@@ -48,26 +51,24 @@ pub mod sockets;
 pub mod standby;
 pub mod stored_request;
 pub mod tracking;
+pub mod transport;
 pub mod writer_client;
 
 use connections::TimeLimits;
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-use server::{ListenerSettings, intake_app, spawn_server};
-pub use sockets::{BoundSocket, ListenError, Sockets, UnavailableAddress, bind, find_unavailable};
+pub use server::Server;
+use server::{ServerSettings, intake_app};
+pub use sockets::{
+    BoundListener, ListenError, Sockets, UnavailableAddress, bind, find_unavailable,
+};
+use transport::TransportSettings;
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
 /// More would take CPU time from the writer on small machines.
 const INTAKE_THREADS: usize = 2;
 
-/// New connections beyond the limit that are accepted and wait for a slot, those of the admin
-/// listener included.
-pub const SPARE_CONNECTIONS: usize = 2 * (INTAKE_THREADS + 1);
-
-/// Maximum time for requests in flight when intake shuts down.
-const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Intake is idle when no request was in flight for this time: one may still be unread in a socket.
-const DRAIN_IDLE: Duration = Duration::from_millis(40);
+/// Maximum time for requests in flight when a server shuts down.
+pub const STOP_LIMIT: Duration = Duration::from_millis(500);
 
 /// The state that all intake threads share.
 pub struct IntakeState {
@@ -190,44 +191,36 @@ impl IntakeState {
     }
 }
 
-/// The running listener of webhooks.
-pub struct IntakeServer(server::RunningServer);
+/// How the listeners of webhooks begin: with the certificate of the moment.
+pub type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
 
-/// Starts the server of intake. It accepts at most `max_connections` connections.
+/// Starts the server of intake, without a listener. It has at most `max_connections` connections.
 ///
 /// # Errors
 /// A thread cannot be created.
-pub fn listen(
-    sockets: Vec<BoundSocket>,
+pub fn start_intake(
     max_connections: usize,
     state: &Arc<IntakeState>,
-) -> anyhow::Result<IntakeServer> {
-    let settings = ListenerSettings {
+    tls: TlsSlot,
+) -> anyhow::Result<Arc<Server>> {
+    let proxies = Arc::clone(state);
+    let settings = ServerSettings {
         name: "intake",
         threads: INTAKE_THREADS,
         max_connections,
         open_count: Arc::clone(&state.exporter.metrics.intake_connections),
-        unread_timeout: None,
+        transport: TransportSettings {
+            tls: Box::new(move || tls.load_full()),
+            is_trusted_proxy: Box::new(move |peer| {
+                let config = proxies.config.load();
+                client_ip::is_trusted_proxy(peer, &config.server.trusted_proxies)
+            }),
+            unread_timeout: None,
+        },
     };
     let (limits, app_state) = (Arc::clone(state), Arc::clone(state));
     let make_app = move || intake_app(&app_state);
-    spawn_server(settings, sockets, move || limits.time_limits(), make_app).map(IntakeServer)
-}
-
-impl IntakeServer {
-    /// Responds to the requests in flight, each the last on its connection, and stops the servers.
-    pub fn stop(self, state: &IntakeState) {
-        state.is_closing.store(true, Ordering::SeqCst);
-        let started_at = Instant::now();
-        let mut busy_at = started_at;
-        while busy_at.elapsed() < DRAIN_IDLE && started_at.elapsed() < DRAIN_TIMEOUT {
-            std::thread::sleep(Duration::from_millis(2));
-            if self.0.connections.is_busy() {
-                busy_at = Instant::now();
-            }
-        }
-        self.0.stop();
-    }
+    Server::start(settings, move || limits.time_limits(), make_app).map(Arc::new)
 }
 
 /// Where the server listens.
@@ -241,10 +234,31 @@ pub struct ListenAddresses {
 impl ListenAddresses {
     /// The addresses of bound sockets.
     pub fn of(sockets: &Sockets) -> Self {
-        let addresses =
-            |sockets: &[BoundSocket]| sockets.iter().map(BoundSocket::address).collect();
+        let addresses = |sockets: &[BoundListener]| sockets.iter().map(address_of).collect();
         Self { intake: addresses(&sockets.intake), admin: addresses(&sockets.admin) }
     }
+
+    pub fn all(&self) -> impl Iterator<Item = &String> {
+        self.intake.iter().chain(&self.admin)
+    }
+}
+
+/// Returns the address of a listener as a sender writes it.
+fn address_of(bound: &BoundListener) -> String {
+    let address = bound.socket.address();
+    let address = match address.strip_prefix("http://") {
+        Some(rest) if bound.listener.tls => format!("https://{rest}"),
+        _ => address,
+    };
+    if bound.listener.proxy_protocol { address + PROXY_PROTOCOL } else { address }
+}
+
+/// What follows the address of a listener whose connections begin with the PROXY protocol.
+const PROXY_PROTOCOL: &str = " (PROXY protocol)";
+
+/// Whether a listener with this address can be asked without TLS and without the PROXY protocol.
+pub fn speaks_plain_http(address: &str) -> bool {
+    !address.starts_with("https:") && !address.ends_with(PROXY_PROTOCOL)
 }
 
 /// Returns the lines that are logged at start: the addresses, and a command to try as the end of
@@ -265,7 +279,9 @@ pub fn startup_banner(config: &Config, addresses: &ListenAddresses) -> Vec<Strin
         source.verify.scheme == Scheme::None && source.methods.iter().any(|method| method == "POST")
     };
     let unverified = config.sources.iter().find(is_open);
-    let http = addresses.intake.iter().find(|address| address.starts_with("http"));
+    let is_curl_target =
+        |address: &&String| address.starts_with("http") && !address.ends_with(PROXY_PROTOCOL);
+    let http = addresses.intake.iter().find(is_curl_target);
     if let (Some(source), Some(address)) = (unverified, http) {
         let (content_type, body) = match source.accept {
             Accept::Any | Accept::Json => ("application/json", r#"{"form_id":"1","name":"Ada"}"#),

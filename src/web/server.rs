@@ -1,137 +1,285 @@
-//! The server of a listener: actix-server accepts, `connection` limits, actix-http and an `App`
-//! respond.
+//! A server of HTTP: its listeners accept, its threads speak HTTP, and an `App` responds.
 //!
-//! actix-web's own `HttpServer` does not accept our stream type, so this module combines its parts.
+//! Listeners come and go while it runs. actix-web's own server can't do that, and may lose a connection when it ends, so
+//! this module combines the parts of it: actix-http on each connection, and an `App` for each thread.
 
-use std::io;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_http::error::DispatchError;
 use actix_http::{Extensions, HttpService, KeepAlive, Protocol};
-use actix_server::{Server, ServerHandle};
 use actix_service::{
-    IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, fn_service, map_config,
 };
 use actix_web::App;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceRequest, ServiceResponse};
-use actix_web::rt::net::{TcpStream, UnixStream};
 use anyhow::Context;
-use tokio::io::{AsyncRead, AsyncWrite};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle as TaskHandle, LocalSet, spawn_local};
 
-use super::client_subject::ClientStream;
+use super::IntakeState;
+use super::acceptor::{Accepted, accept};
 use super::connection_stream::ConnectionStream;
-use super::connections::{Connections, LINGER, TimeLimits};
+use super::connections::{Connections, LINGER, Remaining, TimeLimits};
 use super::intake::{self, IntakeThread};
-use super::{BoundSocket, IntakeState};
+use super::listener::ListenerState;
+use super::sockets::BoundListener;
+use super::transport::{Transport, TransportSettings, establish};
+use crate::config::Listen;
 
-/// The server of one listener, on a thread of actix.
-pub struct RunningServer {
-    handle: ServerHandle,
-    thread: JoinHandle<()>,
-    pub connections: Arc<Connections>,
-}
+/// Connections that wait for a thread.
+const THREAD_QUEUE: usize = 256;
 
-impl RunningServer {
-    /// Closes all connections.
-    pub fn stop(self) {
-        drop(self.handle.stop(false));
-        let _ = self.thread.join();
-    }
-}
+/// How long the connections of a closing listener may wait for their first request, and for their next one. The peer of
+/// a new one is about to send it. One that is kept for later may be closed at any time.
+const UNUSED_LIMITS: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_millis(250));
 
-/// How a listener is served.
-pub struct ListenerSettings {
-    /// The name of its thread.
+/// How long the connections of a listener that a reload closes may take. Their own limits are shorter.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a closing listener looks at its connections.
+const CLOSING_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How a server works.
+pub struct ServerSettings {
+    /// The name of its threads.
     pub name: &'static str,
     pub threads: usize,
     pub max_connections: usize,
     /// Counts its open connections.
     pub open_count: Arc<AtomicUsize>,
-    /// How long a client may leave what was sent to it unread, before its connection is closed. `None`: the time limits
-    /// of responses are enough.
-    pub unread_timeout: Option<Duration>,
+    pub transport: TransportSettings,
 }
 
-/// Starts a server on bound sockets. Each thread makes an app for each socket. `limits` returns the time limits, which a
-/// reload may change.
-///
-/// # Errors
-/// A thread cannot be created.
-pub fn spawn_server<A, B>(
-    settings: ListenerSettings,
-    sockets: Vec<BoundSocket>,
-    limits: impl Fn() -> TimeLimits + Send + Sync + 'static,
-    make_app: impl Fn() -> App<A> + Clone + Send + 'static,
-) -> anyhow::Result<RunningServer>
-where
+/// A running server.
+pub struct Server {
+    connections: Arc<Connections>,
+    commands: mpsc::Sender<AcceptCommand>,
+    listeners: Mutex<Vec<OpenListener>>,
+    /// Those that accept connections and speak HTTP, and those that wait for the connections of a closing listener.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A listener that accepts connections.
+struct OpenListener {
+    bound: BoundListener,
+    state: Arc<ListenerState>,
+}
+
+enum AcceptCommand {
+    Open(BoundListener, Arc<ListenerState>),
+    /// Ends a listener. The answer comes when each connection that it accepted has its thread.
+    Close(Arc<ListenerState>, std_mpsc::SyncSender<()>),
+    Stop,
+}
+
+impl Server {
+    /// Starts the threads, without a listener. Each makes an app. `limits` returns the time limits, which a reload may
+    /// change.
+    ///
+    /// # Errors
+    /// A thread cannot be created.
+    pub fn start<A, B>(
+        settings: ServerSettings,
+        limits: impl Fn() -> TimeLimits + Send + Sync + 'static,
+        make_app: impl Fn() -> App<A> + Clone + Send + 'static,
+    ) -> anyhow::Result<Self>
+    where
+        A: AppService<B>,
+        B: MessageBody + 'static,
+    {
+        let ServerSettings { name, threads, max_connections, open_count, transport } = settings;
+        let connections = Connections::new(max_connections, limits, open_count);
+        let transport = Arc::new(transport);
+        let (mut handles, mut senders) = (Vec::new(), Vec::new());
+        let (report, reports) = std_mpsc::sync_channel(threads);
+        for _ in 0..threads {
+            let (sender, accepted) = mpsc::channel(THREAD_QUEUE);
+            let (make_app, transport, report) =
+                (make_app.clone(), Arc::clone(&transport), report.clone());
+            let run = move || run_thread(accepted, &transport, &make_app, &report);
+            handles.push(std::thread::Builder::new().name(name.into()).spawn(run)?);
+            senders.push(sender);
+        }
+        drop(report);
+        for _ in 0..threads {
+            reports.recv().context("a thread of the listener could not start")??;
+        }
+        let (commands, received) = mpsc::channel(16);
+        let accept_connections = Arc::clone(&connections);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            let accepting = run_listeners(received, accept_connections, senders.into());
+            LocalSet::new().block_on(&runtime, accepting);
+        };
+        handles.push(std::thread::Builder::new().name(format!("{name}-accept")).spawn(run)?);
+        let (listeners, threads) = (Mutex::default(), Mutex::new(handles));
+        Ok(Self { connections, commands, listeners, threads })
+    }
+
+    /// Serves these listeners from now on, and no others. One that stays the same stays open. The connections of one that is
+    /// gone, or that has other settings, end after their request.
+    ///
+    /// # Errors
+    /// The process has no descriptors left. The listeners are those of before.
+    pub fn set_listeners(self: &Arc<Self>, wanted: Vec<BoundListener>) -> anyhow::Result<()> {
+        let mut listeners = self.listeners.lock();
+        let mut opened = Vec::new();
+        for bound in &wanted {
+            if !listeners.iter().any(|open| open.bound.is_same(bound)) {
+                opened.push((bound.try_clone()?, bound.try_clone()?));
+            }
+        }
+        let is_wanted =
+            |open: &mut OpenListener| wanted.iter().any(|bound| open.bound.is_same(bound));
+        let closed: Vec<OpenListener> = listeners.extract_if(.., |open| !is_wanted(open)).collect();
+        for (bound, accepting) in opened {
+            let shared = ListenerState::new(bound.listener.clone());
+            self.command(AcceptCommand::Open(accepting, Arc::clone(&shared)));
+            listeners.push(OpenListener { bound, state: shared });
+        }
+        drop(listeners);
+        if closed.is_empty() {
+            return Ok(());
+        }
+        let server = Arc::clone(self);
+        let close = move || {
+            server.close(&closed, CLOSE_LIMIT);
+            server.remove_socket_files(&closed);
+        };
+        let thread = std::thread::Builder::new().name("drain".into()).spawn(close)?;
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Changes the number of connections.
+    pub fn set_max_connections(&self, max: usize) {
+        self.connections.set_max(max);
+    }
+
+    /// Removes the files of unix sockets on which nothing listens any more.
+    fn remove_socket_files(&self, closed: &[OpenListener]) {
+        let listeners = self.listeners.lock();
+        for address in closed.iter().map(|open| &open.bound.listener.address) {
+            let is_open = listeners.iter().any(|open| open.bound.listener.address == *address);
+            if let (Listen::Unix(path), false) = (address, is_open) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn command(&self, command: AcceptCommand) {
+        // The thread ends when this is dropped, not before.
+        let _ = self.commands.blocking_send(command);
+    }
+
+    /// Closes listeners: each connection gets the response to its request, also one that was just accepted. `limit` bounds
+    /// the time of requests.
+    fn close(&self, listeners: &[OpenListener], limit: Duration) {
+        let is_closed = |state: &Arc<ListenerState>| {
+            listeners.iter().any(|open| Arc::ptr_eq(&open.state, state))
+        };
+        let close_unused = || self.connections.close_unused(is_closed, UNUSED_LIMITS);
+        listeners.iter().for_each(|open| open.state.begin_closing());
+        let started_at = Instant::now();
+        // Meanwhile, new connections are accepted.
+        while close_unused().unused > 0 && started_at.elapsed() < limit {
+            std::thread::sleep(CLOSING_INTERVAL);
+        }
+        for open in listeners {
+            let (ended, end) = std_mpsc::sync_channel(1);
+            self.command(AcceptCommand::Close(Arc::clone(&open.state), ended));
+            let _ = end.recv();
+        }
+        // The queue of the socket keeps further connections for the next listener that has it.
+        let stopped_at = Instant::now();
+        while close_unused() != Remaining::default() && stopped_at.elapsed() < limit {
+            std::thread::sleep(CLOSING_INTERVAL);
+        }
+    }
+
+    /// Closes all listeners, and ends the threads. Requests in flight get up to `limit` to end.
+    pub fn stop(&self, limit: Duration) {
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        self.close(&listeners, limit);
+        self.command(AcceptCommand::Stop);
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread that accepts connections, for all listeners.
+async fn run_listeners(
+    mut commands: mpsc::Receiver<AcceptCommand>,
+    connections: Arc<Connections>,
+    threads: Arc<[mpsc::Sender<Accepted>]>,
+) {
+    spawn_local(Arc::clone(&connections).run_expiry());
+    let mut listeners: Vec<(Arc<ListenerState>, TaskHandle<()>)> = Vec::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            AcceptCommand::Open(bound, state) => {
+                let (connections, threads) = (Arc::clone(&connections), Arc::clone(&threads));
+                let accepting = accept(bound.socket, Arc::clone(&state), connections, threads);
+                listeners.push((state, spawn_local(accepting)));
+            }
+            AcceptCommand::Close(state, ended) => {
+                let found = listeners.iter().position(|(open, _)| Arc::ptr_eq(open, &state));
+                let Some((_, task)) = found.map(|index| listeners.swap_remove(index)) else {
+                    continue;
+                };
+                state.stop_accepting();
+                spawn_local(async move {
+                    let _ = task.await;
+                    let _ = ended.send(());
+                });
+            }
+            AcceptCommand::Stop => return,
+        }
+    }
+}
+
+/// A thread that speaks HTTP with its share of the connections.
+fn run_thread<A, B>(
+    mut accepted: mpsc::Receiver<Accepted>,
+    transport: &Arc<TransportSettings>,
+    make_app: &impl Fn() -> App<A>,
+    report: &std_mpsc::SyncSender<anyhow::Result<()>>,
+) where
     A: AppService<B>,
     B: MessageBody + 'static,
 {
-    let ListenerSettings { name, threads, max_connections, open_count, unread_timeout } = settings;
-    let unread_ms = unread_timeout.and_then(|timeout| u32::try_from(timeout.as_millis()).ok());
-    let connections = Connections::new(max_connections, limits, open_count);
-    let (started, start) = mpsc::sync_channel(1);
-    let run_connections = Arc::clone(&connections);
-    let run = move || {
-        // Each thread accepts one connection more than its share, which waits for a slot.
-        let connections_per_thread = max_connections.div_ceil(threads) + 1;
-        let mut server = Server::build()
-            .workers(threads)
-            .max_concurrent_connections(connections_per_thread)
-            .shutdown_timeout(1)
-            .disable_signals();
-        for socket in sockets {
-            let (make_app, connections) = (make_app.clone(), Arc::clone(&run_connections));
-            let added = match socket {
-                BoundSocket::Tcp(tcp) => {
-                    let peer_addr = move |stream: &TcpStream| {
-                        if let Some(limit_ms) = unread_ms {
-                            rustix::net::sockopt::set_tcp_user_timeout(stream, limit_ms)?;
-                        }
-                        stream.peer_addr().map(Some)
-                    };
-                    server.listen(name, tcp, move || {
-                        stream_service(make_app(), &connections, peer_addr)
-                    })
+    actix_web::rt::System::new().block_on(async move {
+        let service = match http_service(make_app()).new_service(()).await {
+            Ok(service) => Rc::new(service),
+            Err(()) => return drop(report.send(Err(anyhow::anyhow!("the app can't start")))),
+        };
+        let _ = report.send(Ok(()));
+        while let Some(accepted) = accepted.recv().await {
+            let (service, transport) = (Rc::clone(&service), Arc::clone(transport));
+            actix_web::rt::spawn(async move {
+                let Some((stream, peer)) = establish(accepted, &transport).await else { return };
+                if poll_fn(|context| service.poll_ready(context)).await.is_ok() {
+                    // An error is one of this connection alone.
+                    let _ = service.call((stream, Protocol::Http1, peer)).await;
                 }
-                BoundSocket::Unix(unix) => {
-                    let peer_addr = |_: &UnixStream| Ok(None);
-                    server.listen_uds(name, unix, move || {
-                        stream_service(make_app(), &connections, peer_addr)
-                    })
-                }
-            };
-            match added {
-                Ok(extended) => server = extended,
-                Err(e) => {
-                    let _ = started.send(Err(e));
-                    return;
-                }
-            }
+            });
         }
-        let system = actix_web::rt::System::new();
-        let ended = system.block_on(async move {
-            let running = server.run();
-            let _ = started.send(Ok(running.handle()));
-            actix_web::rt::spawn(run_connections.run_expiry());
-            running.await
-        });
-        if let Err(e) = ended {
-            log::error!("{name}: {e}");
-        }
-    };
-    let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
-    let handle = start.recv().context("the listener stopped while it was starting")??;
-    Ok(RunningServer { handle, thread, connections })
+    });
 }
 
-/// The app of intake, for one thread and one socket.
+/// The app of intake, for one thread.
 pub fn intake_app(state: &Arc<IntakeState>) -> App<impl AppService<BoxBody> + use<>> {
     // Services rather than handlers: the extractors of a handler would take longer than its checks.
     let thread = Rc::new(IntakeThread::new(state));
@@ -168,47 +316,17 @@ impl<B, A> AppService<B> for A where
 {
 }
 
-/// The service of one thread for the connections of one socket. `peer_addr` fails for a peer that has reset its
-/// connection. Without an address it would count as a unix socket.
-fn stream_service<S, A, B, P>(
-    app: App<A>,
-    connections: &Arc<Connections>,
-    peer_addr: P,
-) -> impl ServiceFactory<S, Config = ()> + use<S, A, B, P>
-where
-    P: Fn(&S) -> io::Result<Option<SocketAddr>> + Copy + 'static,
-    S: AsyncRead + AsyncWrite + ClientStream + Unpin + 'static,
-    A: AppService<B>,
-    B: MessageBody + 'static,
-{
-    let (connections, thread) = (Arc::clone(connections), connections.add_thread());
-    let admit = move |stream: S| {
-        let connections = Arc::clone(&connections);
-        let admitted = async move {
-            let peer = peer_addr(&stream)?;
-            let stream = ConnectionStream::admit(stream, &connections, thread).await?;
-            Ok((stream, Protocol::Http1, peer))
-        };
-        async { admitted.await.map_err(DispatchError::Io) }
-    };
-    fn_service(admit).and_then(http_service(app))
-}
-
-impl ClientStream for TcpStream {}
-impl ClientStream for UnixStream {}
-
 /// HTTP/1.1 over a stream whose times `Connections` limits, not actix-http.
-fn http_service<S, A, B>(
+fn http_service<A, B>(
     app: App<A>,
 ) -> impl ServiceFactory<
-    (ConnectionStream<S>, Protocol, Option<SocketAddr>),
+    (ConnectionStream<Transport>, Protocol, Option<SocketAddr>),
     Config = (),
     Response = (),
     Error = DispatchError,
     InitError = (),
-> + use<S, A, B>
+>
 where
-    S: AsyncRead + AsyncWrite + ClientStream + Unpin + 'static,
     A: AppService<B>,
     B: MessageBody + 'static,
 {
@@ -217,10 +335,10 @@ where
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)
         .client_disconnect_timeout(LINGER)
-        .on_connect_ext(|stream: &ConnectionStream<S>, data: &mut Extensions| {
+        .on_connect_ext(|stream: &ConnectionStream<Transport>, data: &mut Extensions| {
             data.insert(Arc::clone(stream.connection()));
-            if let Some(subject) = stream.client_subject() {
-                data.insert(subject);
+            if let Some(subject) = stream.subject() {
+                data.insert(subject.clone());
             }
         })
         .finish(map_config(app, |()| AppConfig::default()))

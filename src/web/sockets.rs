@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -16,7 +16,8 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, Listener};
+use crate::notify;
 
 /// A listener before its server starts: connections already wait in its queue.
 pub enum BoundSocket {
@@ -65,23 +66,51 @@ fn unix_address(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// Sockets that are bound, before the servers run on them.
-pub struct Sockets {
-    pub intake: Vec<BoundSocket>,
-    pub admin: Vec<BoundSocket>,
+impl From<BoundSocket> for OwnedFd {
+    fn from(socket: BoundSocket) -> Self {
+        match socket {
+            BoundSocket::Tcp(tcp) => tcp.into(),
+            BoundSocket::Unix(unix) => unix.into(),
+        }
+    }
 }
 
-impl Sockets {
-    /// Duplicates the descriptors of the sockets.
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+/// A socket and how it is served.
+pub struct BoundListener {
+    pub listener: Listener,
+    pub socket: BoundSocket,
+}
+
+impl BoundListener {
+    /// Duplicates the descriptor of the socket.
     ///
     /// # Errors
     /// The process has no descriptors left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let clone_all = |sockets: &[BoundSocket]| -> io::Result<Vec<BoundSocket>> {
-            sockets.iter().map(BoundSocket::try_clone).collect()
-        };
-        Ok(Self { intake: clone_all(&self.intake)?, admin: clone_all(&self.admin)? })
+        Ok(Self { listener: self.listener.clone(), socket: self.socket.try_clone()? })
     }
+
+    /// Whether both listen on the same address in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.listener == other.listener && self.socket.address() == other.socket.address()
+    }
+}
+
+/// The sockets of all listeners.
+pub struct Sockets {
+    pub intake: Vec<BoundListener>,
+    pub admin: Vec<BoundListener>,
+    /// Whether a socket unit of systemd passed those of intake, in place of `server.listen`.
+    pub is_passed: bool,
 }
 
 /// Why the server cannot listen on an address, with the remedy.
@@ -101,34 +130,183 @@ impl fmt::Display for ListenError {
     }
 }
 
-/// Binds the configured addresses, or takes the sockets that systemd passes.
+/// Binds the configured addresses, or takes the sockets that systemd passes: those of a socket unit, and those that an
+/// earlier process has stored.
 ///
 /// # Errors
 /// An address that is not available, with the reason.
 pub fn bind(config: &Config) -> anyhow::Result<Sockets> {
-    let admin = config.admin.listen.iter().map(bind_admin).collect::<anyhow::Result<_>>()?;
-    let passed: Vec<_> = sd_notify::listen_fds().map(Iterator::collect).unwrap_or_default();
-    if passed.is_empty() {
-        let intake = config.server.listen.iter().map(bind_one).collect::<anyhow::Result<_>>()?;
-        return Ok(Sockets { intake, admin });
+    let (stored, passed): (Vec<_>, Vec<_>) =
+        inherit()?.into_iter().partition(|(name, _)| name.starts_with(STORED_PREFIX));
+    let of_configuration =
+        |(_, socket)| BoundListener { listener: listener_of(&socket, config), socket };
+    let mut stored: Vec<BoundListener> = stored.into_iter().map(of_configuration).collect();
+    let is_passed = !passed.is_empty();
+    let intake = passed.into_iter().map(of_configuration).collect();
+    let mut sockets = Sockets { intake, admin: Vec::new(), is_passed };
+    sockets.bind_configured(config, &mut stored)?;
+    // What is left was configured before.
+    stored.iter().for_each(|bound| notify::remove_descriptor(&stored_name(&bound.socket)));
+    sockets.store();
+    Ok(sockets)
+}
+
+impl Sockets {
+    /// Binds what `config` needs. Takes sockets for the same address from `open`.
+    fn bind_configured(
+        &mut self,
+        config: &Config,
+        open: &mut Vec<BoundListener>,
+    ) -> anyhow::Result<()> {
+        let admin = config.admin.listen.iter().cloned().map(Listener::plain).map(|of| (of, true));
+        let intake = config.server.listen.iter().filter(|_| !self.is_passed).cloned();
+        for (listener, is_admin) in admin.chain(intake.map(|of| (of, false))) {
+            let address = &listener.address;
+            // Port 0 stays the port that it has become.
+            let is_open = |bound: &BoundListener| {
+                bound.listener.address == *address || is_at(&bound.socket, address)
+            };
+            let socket = match open.iter().position(is_open) {
+                Some(index) => open.swap_remove(index).socket,
+                None if is_admin => bind_admin(address, open)?,
+                None => bind_one(address, open)?,
+            };
+            let listeners = if is_admin { &mut self.admin } else { &mut self.intake };
+            listeners.push(BoundListener { listener, socket });
+        }
+        Ok(())
     }
-    let take_socket = |fd: i32| {
+
+    /// Returns the sockets for a new configuration: those that are open, and new ones.
+    ///
+    /// # Errors
+    /// An address that is not available, with the reason. Nothing has changed then.
+    pub fn rebind(&self, config: &Config) -> anyhow::Result<Self> {
+        let mut next = Self { intake: Vec::new(), admin: Vec::new(), is_passed: self.is_passed };
+        if self.is_passed {
+            for bound in &self.intake {
+                let socket = bound.socket.try_clone()?;
+                next.intake.push(BoundListener { listener: listener_of(&socket, config), socket });
+            }
+        }
+        let sockets = self.all().map(BoundListener::try_clone);
+        let mut open = sockets.collect::<io::Result<Vec<_>>>()?;
+        if let Err(error) = next.bind_configured(config, &mut open) {
+            next.remove_files_unlike(self);
+            return Err(error);
+        }
+        Ok(next)
+    }
+
+    /// Removes the files of unix sockets that `other` does not have.
+    pub fn remove_files_unlike(&self, other: &Self) {
+        let known: Vec<String> = other.all().map(|bound| bound.socket.address()).collect();
+        for bound in self.all().filter(|bound| !known.contains(&bound.socket.address())) {
+            if let Listen::Unix(path) = &bound.listener.address {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Duplicates the descriptors of the sockets.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone_all = |bound: &[BoundListener]| -> io::Result<Vec<BoundListener>> {
+            bound.iter().map(BoundListener::try_clone).collect()
+        };
+        let (intake, admin) = (clone_all(&self.intake)?, clone_all(&self.admin)?);
+        Ok(Self { intake, admin, is_passed: self.is_passed })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &BoundListener> {
+        self.admin.iter().chain(&self.intake)
+    }
+
+    /// Stores the sockets with systemd, if it runs the server: connections then wait during a restart.
+    pub fn store(&self) {
+        let own = self.admin.iter().chain(self.intake.iter().filter(|_| !self.is_passed));
+        for socket in own.map(|bound| &bound.socket) {
+            notify::store_descriptor(&stored_name(socket), socket.as_fd());
+        }
+    }
+
+    /// Removes from what systemd stores the sockets of addresses that `next` does not have.
+    pub fn remove_stored_unlike(&self, next: &Self) {
+        let kept: Vec<String> = next.all().map(|bound| bound.socket.address()).collect();
+        for bound in self.all().filter(|bound| !kept.contains(&bound.socket.address())) {
+            notify::remove_descriptor(&stored_name(&bound.socket));
+        }
+    }
+}
+
+/// How a socket that systemd passed is served: as `server.listen` says of its address, if it has it.
+fn listener_of(socket: &BoundSocket, config: &Config) -> Listener {
+    let listen = &config.server.listen;
+    if let Some(listener) = listen.iter().find(|listener| is_at(socket, &listener.address)) {
+        return listener.clone();
+    }
+    match socket {
+        BoundSocket::Tcp(tcp) => {
+            let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+            let address = Listen::Tcp(tcp.local_addr().unwrap_or(unknown));
+            Listener { tls: config.server.tls.is_some(), ..Listener::plain(address) }
+        }
+        BoundSocket::Unix(unix) => {
+            let path = unix.local_addr().ok();
+            let path = path.and_then(|address| address.as_pathname().map(Path::to_owned));
+            Listener::plain(Listen::Unix(path.unwrap_or_default()))
+        }
+    }
+}
+
+/// Whether a socket listens on an address.
+fn is_at(socket: &BoundSocket, address: &Listen) -> bool {
+    match (socket, address) {
+        (BoundSocket::Tcp(tcp), Listen::Tcp(address)) => {
+            tcp.local_addr().is_ok_and(|local| local == *address)
+        }
+        // The file may have been removed.
+        (BoundSocket::Unix(unix), Listen::Unix(path)) => {
+            path.exists()
+                && unix.local_addr().is_ok_and(|local| local.as_pathname() == Some(path.as_path()))
+        }
+        (BoundSocket::Tcp(_), Listen::Unix(_)) | (BoundSocket::Unix(_), Listen::Tcp(_)) => false,
+    }
+}
+
+/// The start of the names of sockets that this program has stored.
+const STORED_PREFIX: &str = "listen=";
+
+/// The name of a stored socket. systemd allows 255 printable characters without a colon (`sd_pid_notify_with_fds(3)`).
+fn stored_name(socket: &BoundSocket) -> String {
+    let is_allowed = |c: char| c.is_ascii_graphic() && c != ':';
+    let address = socket.address();
+    let name = address.chars().map(|c| if is_allowed(c) { c } else { '_' });
+    STORED_PREFIX.chars().chain(name).collect()
+}
+
+/// Takes the sockets that systemd passes, with their names.
+fn inherit() -> anyhow::Result<Vec<(String, BoundSocket)>> {
+    let passed = sd_notify::listen_fds_with_names().into_iter().flatten();
+    let take_socket = |(fd, name): (i32, String)| {
         // SAFETY: systemd passes these descriptors to this process only, and each is taken once.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-        Ok(match sockopt::socket_domain(&fd)? {
+        let socket = match sockopt::socket_domain(&fd)? {
             AddressFamily::UNIX => BoundSocket::Unix(UnixListener::from(fd)),
             _ => BoundSocket::Tcp(TcpListener::from(fd)),
-        })
+        };
+        Ok((name, socket))
     };
-    let intake = passed.into_iter().map(take_socket).collect::<anyhow::Result<_>>()?;
-    Ok(Sockets { intake, admin })
+    passed.map(take_socket).collect()
 }
 
 /// Binds an address of the admin listener. The mode of a socket file decides who may connect, so nobody may before it
 /// is set.
-fn bind_admin(address: &Listen) -> anyhow::Result<BoundSocket> {
-    let Listen::Unix(path) = address else { return bind_one(address) };
+fn bind_admin(address: &Listen, open: &[BoundListener]) -> anyhow::Result<BoundSocket> {
+    let Listen::Unix(path) = address else { return bind_one(address, open) };
     let bind = || -> Result<UnixListener, ListenError> {
         let other = |e: Errno| ListenError::Other(e.to_string());
         remove_dead_socket(path)?;
@@ -150,11 +328,9 @@ fn bind_admin(address: &Listen) -> anyhow::Result<BoundSocket> {
 /// The owner and the group of the socket may connect.
 const ADMIN_SOCKET_MODE: u32 = 0o660;
 
-fn bind_one(address: &Listen) -> anyhow::Result<BoundSocket> {
+fn bind_one(address: &Listen, open: &[BoundListener]) -> anyhow::Result<BoundSocket> {
     let bound = match address {
-        Listen::Tcp(address) => {
-            bind_tcp(*address).and_then(|socket| listen_tcp(socket, *address)).map(BoundSocket::Tcp)
-        }
+        Listen::Tcp(address) => bind_beside(*address, open).map(BoundSocket::Tcp),
         Listen::Unix(path) => bind_unix(path).map(BoundSocket::Unix),
     };
     bound.map_err(|error| anyhow::anyhow!("can't listen on {}: {error}", display_listen(address)))
@@ -179,7 +355,8 @@ pub struct UnavailableAddress {
 /// Returns the addresses on which no server could listen now. Leaves out `taken`: those of the server that
 /// runs with this configuration.
 pub fn find_unavailable(config: &Config, taken: &[String]) -> Vec<UnavailableAddress> {
-    let keys = [("admin.listen", &config.admin.listen), ("server.listen", &config.server.listen)];
+    let intake = config.server.listen.iter().map(|listener| listener.address.clone()).collect();
+    let keys = [("admin.listen", &config.admin.listen), ("server.listen", &intake)];
     let ports = || keys.iter().flat_map(|(_, list)| list.iter()).filter_map(port);
     let (mut bound, mut unavailable) = (Vec::new(), Vec::new());
     for (key, list) in keys {
@@ -188,7 +365,7 @@ pub fn find_unavailable(config: &Config, taken: &[String]) -> Vec<UnavailableAdd
                 Listen::Tcp(address) if taken.contains(&tcp_address(*address)) => Ok(()),
                 Listen::Unix(path) if taken.contains(&unix_address(path)) => Ok(()),
                 Listen::Unix(path) => check_unix(path).map(drop),
-                Listen::Tcp(address) => bind_tcp(*address).and_then(|socket| {
+                Listen::Tcp(address) => bind_tcp(*address, false).and_then(|socket| {
                     // Two addresses of one port exclude each other only when they listen. Otherwise a
                     // sender that connects now would get no response.
                     let is_shared = ports().filter(|port| *port == address.port()).count() > 1;
@@ -287,13 +464,45 @@ fn check_socket(path: &Path) -> Result<UnixPath, ListenError> {
     }
 }
 
-/// Binds a TCP socket, which does not listen yet.
-fn bind_tcp(address: SocketAddr) -> Result<OwnedFd, ListenError> {
+/// Binds an address and listens on it. A socket of this process may listen on a wider or narrower address of the same
+/// port, and close later.
+fn bind_beside(address: SocketAddr, open: &[BoundListener]) -> Result<TcpListener, ListenError> {
+    let is_beside = |socket: &&BoundSocket| match socket {
+        BoundSocket::Tcp(tcp) => tcp.local_addr().is_ok_and(|own| own.port() == address.port()),
+        BoundSocket::Unix(_) => false,
+    };
+    let sockets = open.iter().map(|bound| &bound.socket);
+    let beside: Vec<&BoundSocket> = sockets.filter(is_beside).collect();
+    // Other programs must not share the port, so this holds only while the socket is made.
+    let share = |is_shared: bool| {
+        for socket in &beside {
+            let _ = sockopt::set_socket_reuseport(socket, is_shared);
+        }
+    };
+    share(true);
+    let is_shared = !beside.is_empty();
+    let made = bind_tcp(address, is_shared).and_then(|socket| {
+        let listening = listen_tcp(socket, address)?;
+        if is_shared {
+            let _ = sockopt::set_socket_reuseport(&listening, false);
+        }
+        Ok(listening)
+    });
+    share(false);
+    made
+}
+
+/// Binds a TCP socket, which does not listen yet. `is_shared`: a socket of this user may share the address if it allows
+/// that too.
+fn bind_tcp(address: SocketAddr, is_shared: bool) -> Result<OwnedFd, ListenError> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let bind = || {
         let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // After a restart, connections of the old server may still be closing on the port.
         sockopt::set_socket_reuseaddr(&socket, true)?;
+        if is_shared {
+            sockopt::set_socket_reuseport(&socket, true)?;
+        }
         bind_socket(&socket, &address)?;
         Ok(socket)
     };

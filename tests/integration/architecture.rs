@@ -25,13 +25,14 @@ const IMPORTS: &[(&str, &str)] = &[
     ("redact", ""),
     ("log", "clock escape redact"),
     ("notify", ""),
+    ("tls", ""),
     ("metrics", "domain"),
     ("process", ""),
     // Before config, which reports errors in expressions.
     ("expression", "clock domain json media_type multipart process urlencoded"),
     ("body_redaction", "expression json media_type multipart redact urlencoded"),
     ("verify", "domain json media_type multipart urlencoded"),
-    ("config", "body_redaction domain expression verify"),
+    ("config", "body_redaction clock domain expression tls verify"),
     // Decides without I/O, database and clock. The writer owns it.
     ("scheduler", "config domain"),
     // Of config only `Durability`: see `the_store_reads_no_configuration`.
@@ -46,7 +47,10 @@ const IMPORTS: &[(&str, &str)] = &[
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
-    ("web", "clock config domain expression json media_type metrics planner redact store verify"),
+    (
+        "web",
+        "clock config domain expression json media_type metrics notify planner redact store tls verify",
+    ),
     ("problems", "clock config numbers store"),
     (
         "admin",
@@ -56,12 +60,12 @@ const IMPORTS: &[(&str, &str)] = &[
     (
         "app",
         "admin clock config domain expander expression handler log maintenance metrics notify planner process \
-         recovery redact scheduler store web worker",
+         recovery redact scheduler store tls web worker",
     ),
     (
         "cli",
         "admin app clock config domain escape expression handler json log numbers planner problems process redact \
-         replay row_json store time_input verify web worker",
+         replay row_json store time_input tls verify web worker",
     ),
     (
         "internals",

@@ -183,7 +183,7 @@ fn bash_completes_commands_names_of_the_configuration_states_and_topics() {
                   [handlers.two]\ncommand = ['true']\n";
     fs::write(path.join("config.toml"), config).unwrap();
     for (line, expected) in [
-        ("hooktrail re", "retry replay resume restore"),
+        ("hooktrail re", "reload retry replay resume restore"),
         ("hooktrail retry --handler ", "one two"),
         ("hooktrail pause t", "two"),
         ("hooktrail list --source ", "a b"),

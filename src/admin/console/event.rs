@@ -19,7 +19,7 @@ use crate::admin::api::output::text_of;
 use crate::admin::api::params::parse_state;
 use crate::admin::api::rows::{AttemptRow, JobRow};
 use crate::admin::problem::Problem;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::domain::{Event, JobId};
 use crate::process::OutputStream;
 use crate::store::queries::Selector;
@@ -475,9 +475,10 @@ const CURL_HEADERS: [&str; 8] = [
 
 /// The command that sends the request again. The body comes from a file, which may have any bytes.
 fn curl_command(event: &Event, config: &Config) -> String {
-    let base = config.server.listen.iter().find_map(|listen| match listen {
-        crate::config::Listen::Tcp(address) => Some(format!("http://{address}")),
-        crate::config::Listen::Unix(_) => None,
+    let base = config.server.listen.iter().find_map(|listener| match &listener.address {
+        Listen::Tcp(address) if listener.tls => Some(format!("https://{address}")),
+        Listen::Tcp(address) => Some(format!("http://{address}")),
+        Listen::Unix(_) => None,
     });
     let base = base.unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
     let mut command = format!(

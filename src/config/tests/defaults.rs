@@ -28,7 +28,8 @@ fn an_empty_file_has_the_documented_defaults() {
     let expected = Config {
         file: path.join("config.toml"),
         server: ServerConfig {
-            listen: vec![Listen::Tcp("127.0.0.1:8080".parse().unwrap())],
+            listen: vec![Listener::plain(Listen::Tcp("127.0.0.1:8080".parse().unwrap()))],
+            tls: None,
             trusted_proxies: TrustedProxies { networks: vec![], has_unix: false },
             proxy_header: ProxyHeader::XForwardedFor,
             max_body_bytes: 1_048_576,
@@ -149,9 +150,10 @@ shutdown_timeout = "0s"
     let networks = nets.iter().map(|net| net.parse().unwrap()).collect();
     let server = ServerConfig {
         listen: vec![
-            Listen::Tcp("[::1]:9000".parse().unwrap()),
-            Listen::Unix(folder.path().join("run/http.sock")),
+            Listener::plain(Listen::Tcp("[::1]:9000".parse().unwrap())),
+            Listener::plain(Listen::Unix(folder.path().join("run/http.sock"))),
         ],
+        tls: None,
         trusted_proxies: TrustedProxies { networks, has_unix: true },
         proxy_header: ProxyHeader::Forwarded,
         max_body_bytes: 2 << 20,

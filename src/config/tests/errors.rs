@@ -64,7 +64,6 @@ fn reserved_keys_are_rejected_by_name() {
         }
     };
     let under = |table: &'static str| move |line: &str| format!("[{table}]\n{line}");
-    later(&["tls"], "server", 2, &under("server"));
     later(&["jetstream"], "sources.a", 2, &under("sources.a"));
     later(&["jetstream"], "handlers.h", 5, &|line| handler(line));
 }

@@ -40,16 +40,21 @@ pub fn send_request(
 ) -> Option<Response> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    // The server may respond and close before it has read the whole request.
+    let _ = stream.write_all(&request_bytes(method, path, headers, body));
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response);
+    parse_response(&String::from_utf8_lossy(&response))
+}
+
+/// The bytes of a request after which the server closes the connection.
+pub fn request_bytes(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for line in headers.lines() {
         let _ = write!(head, "{line}\r\n");
     }
     let _ = write!(head, "Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    // The server may respond and close before it has read the whole request.
-    let _ = stream.write_all(&[head.as_bytes(), body].concat());
-    let mut response = Vec::new();
-    let _ = stream.read_to_end(&mut response);
-    parse_response(&String::from_utf8_lossy(&response))
+    [head.as_bytes(), body].concat()
 }
 
 /// Sends a POST without headers.

@@ -192,15 +192,18 @@ impl Server {
     /// Starts the server and waits until it listens.
     pub fn start(&mut self) {
         self.spawn();
-        let listening = "listening for webhooks on http://127.0.0.1:";
+        let port_of = |line: &str| {
+            let (_, address) = line.split_once("listening for webhooks on http")?;
+            let port = address.trim_start_matches('s').strip_prefix("://127.0.0.1:")?;
+            port.trim().parse().ok()
+        };
         until("the server listens", || {
             let child = self.child.as_mut().expect("a started server");
             if let Some(code) = child.try_wait().expect("the state") {
                 panic!("the server ended with {code}: {}", self.log.lock().expect("the log"));
             }
             let log = self.log.lock().expect("the log");
-            let port = log.split(listening).nth(1).and_then(|rest| rest.lines().next());
-            port.and_then(|port| port.trim().parse().ok()).map(|port| self.port = port).is_some()
+            log.lines().find_map(port_of).map(|port| self.port = port).is_some()
         });
     }
 
@@ -265,6 +268,12 @@ impl Server {
     /// Replaces a text in the tables other than `[server]` and writes config.toml.
     pub fn replace_in_config(&mut self, old: &str, new: &str) {
         self.scenario.tables = self.scenario.tables.replace(old, new);
+        self.scenario.write();
+    }
+
+    /// Replaces the keys of `[server]`.
+    pub fn set_server(&mut self, keys: &str) {
+        self.scenario.server = format!("{keys}\n");
         self.scenario.write();
     }
 

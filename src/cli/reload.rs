@@ -1,0 +1,97 @@
+//! Asks the running server to reload its configuration, and reports the result.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{ExitError, output, user_error};
+use crate::clock;
+use crate::config;
+use crate::store::{self, LockHolder, ReloadRecord};
+
+/// How long a reload may take. The database may be busy for a while.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often the result is looked for.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// Sends SIGHUP to the server that runs with this file, and waits for its result.
+///
+/// # Errors
+/// The server has rejected the file, or does not run.
+pub fn reload(file: &Path) -> Result<(), ExitError> {
+    // Where the database is, also if the file has errors. The server finds and reports them.
+    let loaded = config::load(file);
+    let database = match &loaded {
+        Ok(loaded) => Some(loaded.config.store.path.clone()),
+        Err(_) => config::load_despite_errors(file).map(|config| config.store.path),
+    };
+    let holder =
+        || database.as_deref().and_then(|path| store::find_lock_holder(path).ok().flatten());
+    let Some(server) = holder() else {
+        if let Err(errors) = loaded {
+            return Err(user_error(format!("{errors}\n{}", not_reloaded(file))));
+        }
+        return Err(user_error("no server runs: start it with `hooktrail serve`"));
+    };
+    let record = server
+        .record
+        .context("this user can't read which process the server is: run this as its user")?;
+    let asked_at_ms = now_after(clock::boot_ms());
+    let pid = i32::try_from(record.pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("the server has no process id")?;
+    kill_process(pid, Signal::HUP).map_err(|e| match e {
+        Errno::PERM => user_error(format!(
+            "this user may not ask process {}: run this as root or as the user of the server",
+            record.pid
+        )),
+        e => user_error(format!("process {}: {e}", record.pid)),
+    })?;
+    let deadline = Instant::now() + TIMEOUT;
+    while Instant::now() < deadline {
+        let Some(server) = holder() else {
+            return Err(user_error("the server has ended: its log says why"));
+        };
+        if let Some(reload) = ended_since(&server, asked_at_ms) {
+            return report(file, &reload);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+    Err(user_error(format!("the server has not reported a result for {TIMEOUT:?}: see its log")))
+}
+
+/// Returns the time of the next tick of the boot clock, so that nothing earlier has the same.
+fn now_after(earlier_ms: i64) -> i64 {
+    loop {
+        let now_ms = clock::boot_ms();
+        if now_ms > earlier_ms {
+            return now_ms;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// The last reload, if it began after this one was asked for.
+fn ended_since(server: &LockHolder, asked_at_ms: i64) -> Option<ReloadRecord> {
+    let reload = server.info()?.last_reload.clone()?;
+    (reload.started_boot_ms >= asked_at_ms).then_some(reload)
+}
+
+fn report(file: &Path, reload: &ReloadRecord) -> Result<(), ExitError> {
+    if reload.errors.is_empty() {
+        let mut out = output::stdout();
+        writeln!(out, "{}: reloaded", file.display())?;
+        return Ok(out.flush()?);
+    }
+    Err(user_error(format!("{}\n{}", reload.errors.join("\n"), not_reloaded(file))))
+}
+
+fn not_reloaded(file: &Path) -> String {
+    format!("{}: not reloaded: the old configuration stays in force", file.display())
+}
