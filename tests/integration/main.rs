@@ -51,6 +51,7 @@ mod intake;
 mod large_requests;
 mod lists;
 mod litestream;
+mod live_systemd;
 mod log;
 mod metrics;
 mod ownership;

@@ -1,8 +1,9 @@
 //! Shared by all tests: the server under test, an HTTP client, a client of the API, signatures, and an HTTP server for
-//! handlers to call.
+//! handlers to call, and a machine under a live systemd.
 
 pub mod admin;
 pub mod client;
 pub mod http_server;
+pub mod machine;
 pub mod server;
 pub mod signature;
