@@ -55,6 +55,7 @@ mod live_systemd;
 mod log;
 mod metrics;
 mod ownership;
+mod package;
 mod prefetch;
 mod redacted_values;
 mod redaction;

@@ -37,6 +37,15 @@ impl Machine {
     /// Boots a machine and waits until its services have started. A file or folder of the host can appear in it:
     /// each pair of `binds` is the path on the host and the path in the machine.
     pub fn boot(binds: &[(&Path, &str)]) -> Machine {
+        Self::boot_with(&[], binds)
+    }
+
+    /// Boots a machine with a private loopback interface, so that all ports are free.
+    pub fn boot_isolated(binds: &[(&Path, &str)]) -> Machine {
+        Self::boot_with(&["--private-network"], binds)
+    }
+
+    fn boot_with(options: &[&str], binds: &[(&Path, &str)]) -> Machine {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-root");
         assert!(root.join(".complete").exists(), "no {}: run tests/run", root.display());
         let name =
@@ -49,6 +58,7 @@ impl Machine {
         command.args(["-c", join, "sh"]).args(control_groups.process_lists()).arg("--");
         command.arg("--directory").arg(root).args(["--volatile=overlay", "--boot", "--quiet"]);
         command.args(["--register=no", "--keep-unit", "--link-journal=no", "--hostname=machine"]);
+        command.args(options);
         command.args(binds.iter().map(|(from, to)| format!("--bind={}:{to}", from.display())));
         command.arg(format!("--machine={name}"));
         // Machines share the root, which none of them changes.
