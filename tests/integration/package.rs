@@ -115,6 +115,7 @@ fn expected_files() -> BTreeMap<String, String> {
             "examples",
             "monitoring",
             "litestream",
+            "systemd/hooktrail-handlers.conf",
             "systemd/hooktrail-litestream.service",
             "systemd/hooktrail-restore-drill.*",
         ],

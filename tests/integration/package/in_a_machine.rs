@@ -1,7 +1,9 @@
 //! The package in a machine under a live systemd: install, upgrade, remove, purge, and the commands of the pages.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
 
 use super::{package, printed, repository};
 use crate::docs::{blocks, page};
@@ -11,31 +13,59 @@ use crate::support::server::until;
 /// The folder of the packages in a machine.
 const PACKAGES: &str = "/packages";
 
-/// The package under another version number, as `NAME.deb` of a folder.
-fn write_version(folder: &Path, version: &str, change: impl Fn(&Path)) {
+/// Posts webhooks, each on a new connection, until the file /stop exists. Prints their number, then each failure.
+const LOAD: &str = r#"
+import http.client, os
+count, failures = 0, []
+while not os.path.exists("/stop"):
+    count += 1
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=60)
+        connection.request("POST", "/hooks/paminga", "x")
+        status = connection.getresponse().status
+        if status != 202:
+            failures.append(str(status))
+    except OSError as error:
+        failures.append(repr(error))
+    except http.client.HTTPException as error:
+        failures.append(repr(error))
+    finally:
+        connection.close()
+    if count == 1:
+        open("/started", "w").close()
+print(count, *failures, sep="\n")
+"#;
+
+/// A folder with the package as `this.deb`, and under an older and a newer version number as `VERSION.deb`.
+fn packages() -> &'static Path {
+    static WRITTEN: OnceLock<PathBuf> = OnceLock::new();
+    WRITTEN.get_or_init(|| {
+        let folder = package().parent().unwrap().join("versions");
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(package(), folder.join("this.deb")).unwrap();
+        for version in ["0.0.1", "99.0.0"] {
+            write_version(&folder, version);
+        }
+        folder
+    })
+}
+
+fn write_version(folder: &Path, version: &str) {
     let contents = tempfile::tempdir().unwrap();
-    let to = contents.path();
-    let paths = [package(), to].map(|path| path.to_str().unwrap());
+    let paths = [package(), contents.path()].map(|path| path.to_str().unwrap());
     printed("dpkg-deb", &["--raw-extract", paths[0], paths[1]]);
-    let control = to.join("DEBIAN/control");
+    let control = contents.path().join("DEBIAN/control");
     let fields = fs::read_to_string(&control).unwrap();
     let own = format!("\nVersion: {}\n", env!("CARGO_PKG_VERSION"));
     assert!(fields.contains(&own), "{fields}");
     fs::write(&control, fields.replace(&own, &format!("\nVersion: {version}\n"))).unwrap();
-    change(to);
     let deb = folder.join(format!("{version}.deb"));
     printed("dpkg-deb", &["-Znone", "--build", paths[1], deb.to_str().unwrap()]);
 }
 
-/// A machine, and a folder with packages of an older and a newer version, and of this one.
-fn machine() -> (Machine, tempfile::TempDir) {
-    let packages = tempfile::tempdir().unwrap();
-    fs::copy(package(), packages.path().join("this.deb")).unwrap();
-    for version in ["0.0.1", "99.0.0"] {
-        write_version(packages.path(), version, |_| ());
-    }
-    let machine = Machine::boot_isolated(&[(packages.path(), PACKAGES)]);
-    (machine, packages)
+/// A machine that can install the packages.
+fn machine() -> Machine {
+    Machine::boot_isolated(&[(packages(), PACKAGES)])
 }
 
 /// Runs apt, and returns what it prints.
@@ -67,10 +97,30 @@ fn main_process(machine: &Machine) -> String {
     machine.run("systemctl show --property=MainPID --value hooktrail")
 }
 
+/// Starts to post webhooks, and waits for the first response.
+fn start_load(machine: &Machine) -> Child {
+    let mut load = machine.command("python3");
+    load.args(["-c", LOAD]).stdout(Stdio::piped());
+    let load = load.spawn().unwrap();
+    until("the first webhook has its response", || {
+        machine.try_run("test -e /started").status.success()
+    });
+    load
+}
+
+/// Stops the load. Returns the number of requests and the failures.
+fn stop_load(machine: &Machine, load: Child) -> (u64, Vec<String>) {
+    machine.run("touch /stop");
+    let output = load.wait_with_output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let mut lines = printed.lines().map(str::to_owned);
+    (lines.next().expect("a number").parse().unwrap(), lines.collect())
+}
+
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn apt_installs_and_starts_the_service_which_stores_the_first_webhook() {
-    let (machine, _packages) = machine();
+    let machine = machine();
     let printed = install(&machine, "this");
     assert!(!printed.contains("warning"), "{printed}");
     assert_eq!(machine.run("systemctl is-active hooktrail"), "active\n");
@@ -100,21 +150,23 @@ fn apt_installs_and_starts_the_service_which_stores_the_first_webhook() {
 
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
-fn an_upgrade_keeps_the_events_and_the_configuration() {
-    let (machine, _packages) = machine();
+fn an_upgrade_under_load_keeps_the_configuration_and_each_event_with_a_response() {
+    let machine = machine();
     install(&machine, "0.0.1");
     let table = "[handlers.own]\nsources = [\"paminga\"]\ncommand = [\"true\"]\n";
     machine.write("/etc/hooktrail/conf.d/own.toml", table);
     machine.run("echo '# a comment' >>/etc/hooktrail/config.toml && systemctl reload hooktrail");
     post(&machine, "before the upgrade");
     let before = main_process(&machine);
+    let load = start_load(&machine);
     let printed = install(&machine, "this");
     assert_ne!(main_process(&machine), before, "{printed}");
-    assert_eq!(
-        machine.run("dpkg-query --show --showformat '${Version}' hooktrail"),
-        env!("CARGO_PKG_VERSION")
-    );
-    assert_eq!(query(&machine, "select count(*) from events"), "1");
+    let version = machine.run("dpkg-query --show --showformat '${Version}' hooktrail");
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    let (count, failures) = stop_load(&machine, load);
+    let stored: u64 = query(&machine, "select count(*) - 1 from events").parse().unwrap();
+    let accepted = count - failures.len() as u64;
+    assert!(accepted > 10 && stored >= accepted, "{stored} of {count}: {failures:?}");
     assert_eq!(query(&machine, "select body from events where id = 1"), "before the upgrade");
     assert!(machine.read("/etc/hooktrail/config.toml").ends_with("# a comment\n"));
     assert_eq!(machine.read("/etc/hooktrail/conf.d/own.toml"), table);
@@ -123,7 +175,7 @@ fn an_upgrade_keeps_the_events_and_the_configuration() {
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn an_upgrade_leaves_the_old_server_running_if_the_new_version_rejects_the_configuration() {
-    let (machine, _packages) = machine();
+    let machine = machine();
     install(&machine, "this");
     let before = main_process(&machine);
     machine.write("/etc/hooktrail/conf.d/wrong.toml", "[handlers.wrong]\nsource = []\n");
@@ -137,7 +189,7 @@ fn an_upgrade_leaves_the_old_server_running_if_the_new_version_rejects_the_confi
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn a_service_that_the_administrator_stopped_and_disabled_stays_so_at_an_upgrade() {
-    let (machine, _packages) = machine();
+    let machine = machine();
     install(&machine, "0.0.1");
     machine.run("systemctl disable --now hooktrail");
     install(&machine, "this");
@@ -148,7 +200,7 @@ fn a_service_that_the_administrator_stopped_and_disabled_stays_so_at_an_upgrade(
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn remove_keeps_the_data_and_purge_removes_all_but_the_user_and_the_backups() {
-    let (machine, _packages) = machine();
+    let machine = machine();
     install(&machine, "this");
     post(&machine, "x");
     machine
@@ -196,7 +248,7 @@ fn paste(machine: &Machine, commands: &str) -> String {
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
 fn the_commands_of_the_readme_install_the_package_and_add_a_handler() {
-    let (machine, _packages) = machine();
+    let machine = machine();
     let readme = page("README.md");
     let commands = blocks(&readme, "sh");
     let outcomes = commands.iter().position(|block| block.contains("sqlite3")).unwrap();
