@@ -150,6 +150,23 @@ fn apt_installs_and_starts_the_service_which_stores_the_first_webhook() {
 
 #[test]
 #[ignore = "needs root and systemd-nspawn"]
+fn an_installation_says_that_the_service_did_not_start_and_that_another_unit_replaces_its_own() {
+    let machine = machine();
+    let failing =
+        "[Service]\nType=oneshot\nExecStart=false\n[Install]\nWantedBy=multi-user.target\n";
+    machine.write("/etc/systemd/system/hooktrail.service", failing);
+    let printed = install(&machine, "this");
+    let replaced = "/etc/systemd/system/hooktrail.service replaces the unit of the package";
+    assert!(printed.contains(replaced), "{printed}");
+    let failed = "the service did not start: `journalctl -u hooktrail` says why";
+    assert!(printed.contains(failed), "{printed}");
+    machine.run("rm /etc/systemd/system/hooktrail.service && systemctl daemon-reload");
+    machine.run("systemctl restart hooktrail");
+    assert_eq!(post(&machine, "x"), r#"{"event":1} 202"#);
+}
+
+#[test]
+#[ignore = "needs root and systemd-nspawn"]
 fn an_upgrade_under_load_keeps_the_configuration_and_each_event_with_a_response() {
     let machine = machine();
     install(&machine, "0.0.1");
