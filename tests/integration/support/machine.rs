@@ -180,6 +180,7 @@ impl ControlGroups {
         };
         let hierarchies = hierarchies.iter().filter(|folder| folder.join("cgroup.procs").exists());
         let folders = hierarchies.map(|hierarchy| {
+            remove_old_groups(hierarchy);
             let folder = hierarchy.join(name);
             fs::create_dir(&folder).expect("a control group: only root can create one");
             // A new group of this controller accepts no process before it has these.
@@ -201,6 +202,17 @@ impl ControlGroups {
     fn remove(&self) {
         for folder in &self.folders {
             remove_control_group(folder);
+        }
+    }
+}
+
+/// Removes the groups of test runs that were killed. The kernel does not remove a group that has processes.
+fn remove_old_groups(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix("hooktrail-").and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            remove_control_group(&entry.path());
         }
     }
 }
