@@ -27,6 +27,7 @@ pub fn free_port() -> u16 {
 
 /// A running machine. The thread that booted it must outlive it: the kernel kills the machine with the thread.
 pub struct Machine {
+    /// `unshare`, which starts `systemd-nspawn`.
     nspawn: Child,
     /// The process of the host that is process 1 of the machine.
     init: Pid,
@@ -50,10 +51,12 @@ impl Machine {
         assert!(root.join(".complete").exists(), "no {}: run tests/run", root.display());
         let name =
             format!("hooktrail-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        // Two machines in one control group would see each other's services.
+        // Two machines in one control group would see each other's services. All processes end with `unshare`, which the
+        // kernel kills if this thread ends.
         let control_groups = ControlGroups::create(&name);
         let join = "for file; do shift; test \"$file\" != -- || break; echo $$ > $file; done
-            exec setpriv --pdeathsig KILL systemd-nspawn \"$@\"";
+            exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child --mount-proc \
+            systemd-nspawn \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", join, "sh"]).args(control_groups.process_lists()).arg("--");
         command.arg("--directory").arg(root).args(["--volatile=overlay", "--boot", "--quiet"]);
@@ -76,7 +79,7 @@ impl Machine {
                 let message = std::io::read_to_string(stderr).unwrap_or_default();
                 panic!("systemd-nspawn ended with {status}: {message}");
             }
-            init = find_init(&nspawn);
+            init = find_init(nspawn.id());
             init.is_some()
         });
         let init = init.expect("process 1 of the machine");
@@ -163,15 +166,17 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The child of `systemd-nspawn` that is process 1 of its own namespace and runs systemd.
-fn find_init(nspawn: &Child) -> Option<Pid> {
-    let id = nspawn.id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+/// The descendant of a process that is process 1 of the machine: it runs systemd, and its parent is `systemd-nspawn`.
+fn find_init(ancestor: u32) -> Option<Pid> {
+    let children = fs::read_to_string(format!("/proc/{ancestor}/task/{ancestor}/children")).ok()?;
     children.split_whitespace().find_map(|child| {
         let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
         let ids = status.lines().find(|line| line.starts_with("NSpid:"))?;
-        let is_init = ids.ends_with("\t1") && status.starts_with("Name:\tsystemd\n");
-        is_init.then(|| Pid::from_raw(child.parse().ok()?)).flatten()
+        let child = child.parse().ok()?;
+        if ids.ends_with("\t1") && status.starts_with("Name:\tsystemd\n") {
+            return Pid::from_raw(child);
+        }
+        find_init(u32::try_from(child).ok()?)
     })
 }
 
@@ -190,6 +195,7 @@ impl ControlGroups {
         };
         let hierarchies = hierarchies.iter().filter(|folder| folder.join("cgroup.procs").exists());
         let folders = hierarchies.map(|hierarchy| {
+            remove_old_groups(hierarchy);
             let folder = hierarchy.join(name);
             fs::create_dir(&folder).expect("a control group: only root can create one");
             // A new group of this controller accepts no process before it has these.
@@ -211,6 +217,17 @@ impl ControlGroups {
     fn remove(&self) {
         for folder in &self.folders {
             remove_control_group(folder);
+        }
+    }
+}
+
+/// Removes the groups of test runs that were killed. The kernel does not remove a group that has processes.
+fn remove_old_groups(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix("hooktrail-").and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            remove_control_group(&entry.path());
         }
     }
 }
