@@ -19,6 +19,10 @@ use crate::process;
 /// The environment variable by which a script asks for candidates. Its value is the name of the shell.
 const VARIABLE: &str = "HOOKTRAIL_COMPLETE";
 
+/// zsh calls a file of its `fpath` as a function at the first completion, which needs candidates too.
+const ZSH_FIRST_CALL: &[u8] =
+    b"\n[[ $funcstack[1] != _hooktrail ]] || _clap_dynamic_completer_hooktrail \"$@\"\n";
+
 /// Prints the script that makes a shell ask this program for candidates.
 pub fn print_script(shell: Shell) -> Result<(), ExitError> {
     let mut script = Vec::new();
@@ -31,6 +35,9 @@ pub fn print_script(shell: Shell) -> Result<(), ExitError> {
             &program(),
             &mut script,
         )?;
+    }
+    if shell == Shell::Zsh {
+        script.extend_from_slice(ZSH_FIRST_CALL);
     }
     Ok(output::raw_stdout().write_all(&script)?)
 }

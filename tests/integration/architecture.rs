@@ -80,7 +80,7 @@ const MAX_HEADER_LINES: usize = 12;
 /// A Rust file.
 pub struct Source {
     /// The path from the root of the repository: `src/web/mod.rs`.
-    path: String,
+    pub path: String,
     pub text: String,
 }
 

@@ -28,7 +28,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn page(name: &str) -> String {
+pub fn page(name: &str) -> String {
     fs::read_to_string(repository().join(name)).unwrap()
 }
 
@@ -56,7 +56,7 @@ fn code_spans(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The fenced code blocks of a language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub fn blocks(page: &str, language: &str) -> Vec<String> {
     let open = format!("```{language}\n");
     let after = page.split(&open).skip(1);
     after.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()

@@ -12,7 +12,8 @@ use hooktrail::internals::Cli;
 use crate::support::server::{HOOKTRAIL, cli, stderr, stdout};
 
 /// The names of the commands that `--help` lists.
-fn commands() -> Vec<String> {
+/// The commands that `--help` lists.
+pub fn commands() -> Vec<String> {
     let cli = Cli::command();
     let visible = cli.get_subcommands().filter(|command| !command.is_hide_set());
     visible.map(|command| command.get_name().to_owned()).collect()

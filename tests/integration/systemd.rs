@@ -8,7 +8,7 @@ use std::time::Duration;
 use hooktrail::internals::config::{self, parse_duration};
 
 /// The path of the program in the shipped unit.
-const PROGRAM: &str = "/usr/local/bin/hooktrail";
+const PROGRAM: &str = "/usr/bin/hooktrail";
 
 fn unit_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name)
@@ -63,7 +63,8 @@ fn systemd_finds_no_error_in_the_units() {
         copy
     });
     let units = units.each_ref().map(PathBuf::as_path);
-    let output_text = assert_success(&systemd("systemd-analyze", &["verify"], &units));
+    // The man pages are not installed here.
+    let output_text = assert_success(&systemd("systemd-analyze", &["verify", "--man=no"], &units));
     // systemd-analyze succeeds despite unknown keys, and also reports problems of other units.
     let messages: Vec<&str> =
         output_text.lines().filter(|line| line.contains("hooktrail")).collect();
@@ -71,9 +72,62 @@ fn systemd_finds_no_error_in_the_units() {
 }
 
 #[test]
-fn systemd_rates_the_service_as_hardly_exposed() {
-    let args = ["security", "--offline=true", "--threshold=20", "--no-pager"];
-    assert_success(&systemd("systemd-analyze", &args, &[&unit_path("hooktrail.service")]));
+fn systemd_rates_the_services_as_hardly_exposed() {
+    let args = ["security", "--offline=true", "--threshold=16", "--no-pager"];
+    for name in ["hooktrail", "hooktrail-backup", "hooktrail-litestream", "hooktrail-restore-drill"]
+    {
+        let unit = unit_path(&format!("{name}.service"));
+        assert_success(&systemd("systemd-analyze", &args, &[&unit]));
+    }
+}
+
+#[test]
+fn the_service_gives_the_reason_for_each_exposure_that_is_left() {
+    let args = ["security", "--offline=true", "--json=short", "--no-pager"];
+    let unit = unit_path("hooktrail.service");
+    let report = assert_success(&systemd("systemd-analyze", &args, &[&unit]));
+    let findings: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let exposed = findings.as_array().unwrap().iter().filter(|finding| {
+        finding["exposure"].as_str().is_some_and(|exposure| !["0", "0.0"].contains(&exposure))
+    });
+    // `RestrictAddressFamilies=~AF_UNIX`, `RootDirectory=/RootImage=`.
+    let settings: Vec<&str> = exposed
+        .map(|finding| finding["name"].as_str().unwrap().split('=').next().unwrap())
+        .collect();
+    assert!(settings.contains(&"PrivateNetwork"), "{report}");
+    let unit = unit_text("hooktrail.service");
+    let comments: Vec<&str> = unit.lines().filter(|line| line.starts_with("#   ")).collect();
+    for setting in settings {
+        let setting = format!("{setting}=");
+        assert!(comments.iter().any(|line| line.contains(&setting)), "{setting} in {comments:?}");
+    }
+}
+
+#[test]
+fn systemd_finds_no_error_in_the_examples_of_a_drop_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("hooktrail.service");
+    let start = concat!("ExecStart=", env!("CARGO_BIN_EXE_hooktrail"), " ");
+    let text = unit_text("hooktrail.service").replace(&format!("ExecStart={PROGRAM} "), start);
+    fs::write(&unit, text).unwrap();
+    // A comment has a space after its `#`.
+    let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+    let examples = unit_text("hooktrail-handlers.conf");
+    let lines: Vec<&str> = examples.lines().filter(is_example).map(|line| &line[1..]).collect();
+    assert!(lines.contains(&"ReadWritePaths=-/srv/www"), "{lines:?}");
+    let drop_ins = folder.path().join("hooktrail.service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    let messages = |lines: &str| {
+        fs::write(drop_ins.join("handlers.conf"), format!("[Service]\n{lines}\n")).unwrap();
+        let output = systemd("systemd-analyze", &["verify", "--man=no"], &[&unit]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        text.lines()
+            .filter(|line| line.contains("hooktrail"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(messages(&lines.join("\n")), Vec::<String>::new());
+    assert_ne!(messages("ReadWritePath=/srv/www"), Vec::<String>::new());
 }
 
 #[test]

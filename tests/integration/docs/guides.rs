@@ -27,6 +27,17 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
+/// The commands that install the package. A test that is not root starts the server in a folder instead.
+const INSTALLATION: &str = "deb=$(packaging/deb)\nsudo apt install \"$deb\"\n";
+
+/// The commands of an installation, as they are for a server that runs in the folder.
+fn in_the_folder(commands: &str) -> String {
+    let reload = "kill -HUP \"$(head -n 1 data/hooktrail.db.lock)\"";
+    let text = commands.replace(INSTALLATION, "").replace("systemctl reload hooktrail", reload);
+    let text = text.replace("sudo -u hooktrail ", "").replace("sudo ", "");
+    text.replace("/etc/hooktrail/", "").replace("/var/lib/hooktrail/", "data/")
+}
+
 /// A reader's machine: a home folder, two terminals, and ports that nobody else uses.
 struct Reader {
     home: tempfile::TempDir,
@@ -134,9 +145,12 @@ impl Reader {
             let is_equal = |printed: &str| {
                 expected.as_ref().is_none_or(|expected| is_shown(next, expected, printed))
             };
-            match block.text.trim() {
+            if block.text.starts_with(INSTALLATION) {
+                self.start(5);
+            }
+            match in_the_folder(&block.text).trim() {
                 "tests/run" | "cargo install --locked --path ." => {}
-                "hooktrail" | "cargo run --release" => {
+                "hooktrail" => {
                     let log = self.start(5);
                     let log = self.comparable(&log);
                     assert!(is_equal(&log), "{name}: {log}");
@@ -225,7 +239,9 @@ fn is_read_only(block: &str) -> bool {
 fn the_commands_of_the_readme_print_what_it_shows() {
     let mut reader = Reader::new();
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    fs::copy(top.join("config.toml"), reader.folder.join("config.toml")).unwrap();
+    let config = fs::read_to_string(top.join("config.toml")).unwrap();
+    let config = format!("include = [\"conf.d/*.toml\"]\n{config}");
+    fs::write(reader.folder.join("config.toml"), config).unwrap();
     fs::create_dir(reader.folder.join("handlers")).unwrap();
     for entry in fs::read_dir(top.join("handlers")).unwrap().map(Result::unwrap) {
         fs::copy(entry.path(), reader.folder.join("handlers").join(entry.file_name())).unwrap();

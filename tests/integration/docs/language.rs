@@ -8,11 +8,12 @@ use super::repository;
 
 /// Texts for people: documentation, configuration, comments, messages. docs/cli.md is the `--help` of
 /// every command.
-const TEXTS: [&str; 14] = [
+const TEXTS: [&str; 16] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "Dockerfile",
     "SECURITY.md",
     "config.toml",
     "schema.sql",
@@ -21,6 +22,7 @@ const TEXTS: [&str; 14] = [
     "examples",
     "handlers",
     "monitoring",
+    "packaging",
     "src",
     "systemd",
 ];

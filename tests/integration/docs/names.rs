@@ -355,8 +355,17 @@ fn an_environment_variable_that_a_page_names_exists() {
 
 #[test]
 fn a_file_that_a_page_names_exists() {
-    let folders =
-        ["src/", "tests/", "docs/", "systemd/", "benches/", "examples/", "fuzz/", "monitoring/"];
+    let folders = [
+        "src/",
+        "tests/",
+        "docs/",
+        "systemd/",
+        "benches/",
+        "examples/",
+        "fuzz/",
+        "monitoring/",
+        "packaging/",
+    ];
     let sources: String = files_under(&repository().join("src"))
         .iter()
         .map(|path| fs::read_to_string(path).unwrap())
