@@ -24,6 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// # Errors
 /// The server has rejected the file, or does not run.
 pub fn reload(file: &Path) -> Result<(), ExitError> {
+    let file = &std::path::absolute(file)?;
     // Where the database is, also if the file has errors. The server finds and reports them.
     let loaded = config::load(file);
     let database = match &loaded {
