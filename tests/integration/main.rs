@@ -42,6 +42,7 @@ mod example_config;
 mod examples;
 mod expressions;
 mod file_permissions;
+mod file_systems;
 mod flow_control;
 mod fuzzing;
 mod guarantees;
