@@ -86,11 +86,30 @@ struct Column {
 pub struct TableWriter {
     terminal_columns: Option<usize>,
     columns: Vec<Column>,
+    selection: ColumnSelection,
+}
+
+/// Whether a narrow terminal shows all columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ColumnSelection {
+    /// Optional columns may be left out.
+    Fitting,
+    /// The user has chosen the columns: text is cut instead.
+    All,
 }
 
 impl TableWriter {
     pub fn new() -> Self {
-        Self { terminal_columns: output::terminal_columns(), columns: Vec::new() }
+        Self {
+            terminal_columns: output::terminal_columns(),
+            columns: Vec::new(),
+            selection: ColumnSelection::Fitting,
+        }
+    }
+
+    /// Leaves out no column, in the order of the rows.
+    pub fn with_all_columns(self) -> Self {
+        Self { selection: ColumnSelection::All, ..self }
     }
 
     /// Prints rows. The first part that has rows begins with a header.
@@ -100,7 +119,7 @@ impl TableWriter {
         }
         let now = LocalTime::new(clock::wall_ms());
         if self.columns.is_empty() {
-            self.columns = lay_out(rows, self.terminal_columns, now.as_ref());
+            self.columns = lay_out(rows, self.terminal_columns, now.as_ref(), self.selection);
             let lines = self.columns.iter().map(|column| column.header.len()).max().unwrap_or(0);
             for line in 0..lines {
                 let cells = self.columns.iter().map(|column| {
@@ -136,9 +155,16 @@ pub fn print(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
 }
 
 /// Chooses the columns, their widths and the formats of their times.
-fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>) -> Vec<Column> {
+fn lay_out(
+    rows: &Rows,
+    terminal_columns: Option<usize>,
+    now: Option<&LocalTime>,
+    selection: ColumnSelection,
+) -> Vec<Column> {
     let mut order: Vec<usize> = (0..rows.columns.len()).collect();
-    order.sort_by_key(|&index| rank(rows, index));
+    if selection == ColumnSelection::Fitting {
+        order.sort_by_key(|&index| rank(rows, index));
+    }
     let mut columns: Vec<Column> = order
         .into_iter()
         .map(|index| {
@@ -158,7 +184,7 @@ fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>
     }
     measure(&mut columns, rows, now);
     let fits = |columns: &[Column]| least_width(columns) <= available;
-    if !fits(&columns) {
+    if selection == ColumnSelection::Fitting && !fits(&columns) {
         columns.retain(|column| column.index == 0 || !is_uninformative(rows, column.index));
     }
     if !fits(&columns) {
@@ -173,7 +199,9 @@ fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>
         columns.iter_mut().for_each(|column| split_header(column, rows, now));
         measure(&mut columns, rows, now);
     }
-    leave_out(&mut columns, rows, fits);
+    if selection == ColumnSelection::Fitting {
+        leave_out(&mut columns, rows, fits);
+    }
     shrink(&mut columns, available);
     columns
 }

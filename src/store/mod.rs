@@ -79,6 +79,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 pub mod transaction_end;
+pub mod user_query;
 pub mod verify;
 pub mod write_transaction;
 pub mod writer;

@@ -71,6 +71,7 @@ mod sender_presets;
 mod sender_sdks;
 mod show;
 mod source_limits;
+mod sql;
 mod startup;
 mod status;
 mod storage_failures;
