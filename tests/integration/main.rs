@@ -56,6 +56,7 @@ mod log;
 mod metrics;
 mod ownership;
 mod prefetch;
+mod proxies;
 mod redacted_values;
 mod redaction;
 mod rejections;
