@@ -79,8 +79,7 @@ pub fn serve(file: &Path) -> Result<(), ExitError> {
         // Handlers run, and senders that do not check the certificate are heard.
         log::error!("{e:#}");
     }
-    // A write beyond a file-size limit then fails like one on a full disk, and does not end the process.
-    ignore_sigxfsz();
+    process::ignore_file_size_signal();
     let files_max = process::raise_file_limit();
     let served = serve_until_signal(files, files_max, &mut signals, &owner);
     owner.record(if served.is_ok() { RunState::Stopped } else { RunState::Failed });
@@ -205,11 +204,6 @@ fn panic_text(panic: &std::panic::PanicHookInfo<'_>) -> String {
         Some(text) => format!("panicked at {at}: {text}"),
         None => format!("panicked at {at}"),
     }
-}
-
-fn ignore_sigxfsz() {
-    // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// A thread that ends when its channel is closed.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::{ConfigError, LoadedConfig};
 use crate::handler;
-use crate::store::{self, StartProblem};
+use crate::store::{self, StartProblem, UnsafeFileSystem};
 use crate::web::{self, ListenError};
 
 /// Folders of systemd's unit files.
@@ -110,13 +110,9 @@ pub fn check_start(loaded: &LoadedConfig) -> StartFindings {
 pub(super) fn machine_warnings(loaded: &LoadedConfig) -> Vec<ConfigError> {
     let mut warnings = Vec::new();
     let database = &loaded.config.store.path;
-    if let Some(name) = store::network_file_system(database) {
-        let text = format!(
-            "{} is on a network file system ({name}), where SQLite's locks and syncs are not reliable: \
-             expected a local disk",
-            database.display()
-        );
-        warnings.push(loaded.error_at("store.path", 0, &text));
+    // A network file system is an error of the start.
+    if let Some(found @ UnsafeFileSystem::Unknown(_)) = UnsafeFileSystem::of(database) {
+        warnings.push(loaded.error_at("store.path", 0, &found.describe(database)));
     }
     if let Some((handler, problem)) = handler::url::find_root_problem(&loaded.config.handlers) {
         warnings.push(loaded.error_at(&format!("handlers.{}.url", handler.name), 0, &problem));

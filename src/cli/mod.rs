@@ -38,6 +38,7 @@ mod selector_checks;
 mod send;
 mod setup;
 mod show;
+mod sql;
 mod status;
 mod table;
 mod tail_job;
@@ -141,6 +142,11 @@ enum Command {
         "hooktrail show 7 --body > body.json",
     ]))]
     Show(show::ShowArgs),
+    /// Run a query on the database that can only read
+    ///
+    /// On a terminal it prints a table, and otherwise one line of tab-separated values for each row.
+    #[command(after_help = help::examples(&store::user_query::EXAMPLES))]
+    Sql(sql::SqlArgs),
     /// Retry dead, cancelled or waiting jobs now, with fresh attempts and the same idempotency key
     #[command(after_help = help::examples(&[
         "# Retry two jobs",
@@ -371,6 +377,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Tail(args) => inspect::tail(&loaded, &open_store(&loaded)?, &args),
         Command::List(args) => inspect::list(&open_store(&loaded)?, &args),
         Command::Show(args) => show::show(&open_store(&loaded)?, &args),
+        Command::Sql(args) => sql::sql(&loaded, &args),
         Command::Stats(args) => inspect::stats(&open_store(&loaded)?, &loaded, &args),
         Command::Open(args) => open::open(&loaded, &args),
         Command::Retry(args) => jobs::retry(&loaded, &args),

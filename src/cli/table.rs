@@ -87,11 +87,30 @@ struct Column {
 pub struct TableWriter {
     terminal_columns: Option<usize>,
     columns: Vec<Column>,
+    selection: ColumnSelection,
+}
+
+/// Whether a narrow terminal shows all columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ColumnSelection {
+    /// Optional columns may be left out.
+    Fitting,
+    /// The user has chosen the columns: text is cut instead.
+    All,
 }
 
 impl TableWriter {
     pub fn new() -> Self {
-        Self { terminal_columns: output::terminal_columns(), columns: Vec::new() }
+        Self {
+            terminal_columns: output::terminal_columns(),
+            columns: Vec::new(),
+            selection: ColumnSelection::Fitting,
+        }
+    }
+
+    /// Leaves out no column, in the order of the rows.
+    pub fn with_all_columns(self) -> Self {
+        Self { selection: ColumnSelection::All, ..self }
     }
 
     /// Prints rows. The first part that has rows begins with a header.
@@ -101,7 +120,7 @@ impl TableWriter {
         }
         let now = LocalTime::new(clock::wall_ms());
         if self.columns.is_empty() {
-            self.columns = lay_out(rows, self.terminal_columns, now.as_ref());
+            self.columns = lay_out(rows, self.terminal_columns, now.as_ref(), self.selection);
             let lines = self.columns.iter().map(|column| column.header.len()).max().unwrap_or(0);
             for line in 0..lines {
                 let cells = self.columns.iter().map(|column| {
@@ -137,9 +156,16 @@ pub fn print(out: &mut impl Write, rows: &Rows) -> std::io::Result<()> {
 }
 
 /// Chooses the columns, their widths and the formats of their times.
-fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>) -> Vec<Column> {
+fn lay_out(
+    rows: &Rows,
+    terminal_columns: Option<usize>,
+    now: Option<&LocalTime>,
+    selection: ColumnSelection,
+) -> Vec<Column> {
     let mut order: Vec<usize> = (0..rows.columns.len()).collect();
-    order.sort_by_key(|&index| rank(rows, index));
+    if selection == ColumnSelection::Fitting {
+        order.sort_by_key(|&index| rank(rows, index));
+    }
     let mut columns: Vec<Column> = order
         .into_iter()
         .map(|index| {
@@ -159,7 +185,7 @@ fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>
     }
     measure(&mut columns, rows, now);
     let fits = |columns: &[Column]| least_width(columns) <= available;
-    if !fits(&columns) {
+    if selection == ColumnSelection::Fitting && !fits(&columns) {
         columns.retain(|column| column.index == 0 || !is_uninformative(rows, column.index));
     }
     if !fits(&columns) {
@@ -174,7 +200,9 @@ fn lay_out(rows: &Rows, terminal_columns: Option<usize>, now: Option<&LocalTime>
         columns.iter_mut().for_each(|column| split_header(column, rows, now));
         measure(&mut columns, rows, now);
     }
-    leave_out(&mut columns, rows, fits);
+    if selection == ColumnSelection::Fitting {
+        leave_out(&mut columns, rows, fits);
+    }
     shrink(&mut columns, available);
     columns
 }
@@ -466,7 +494,9 @@ mod tests {
 
     fn printed(rows: &Rows, terminal_columns: Option<usize>) -> Vec<String> {
         let mut out = Vec::new();
-        TableWriter { terminal_columns, columns: Vec::new() }.print(&mut out, rows).unwrap();
+        TableWriter { selection: ColumnSelection::Fitting, terminal_columns, columns: Vec::new() }
+            .print(&mut out, rows)
+            .unwrap();
         String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
     }
 
@@ -533,7 +563,11 @@ mod tests {
 
     #[test]
     fn a_later_part_keeps_the_columns_of_the_first() {
-        let mut table = TableWriter { terminal_columns: Some(80), columns: Vec::new() };
+        let mut table = TableWriter {
+            selection: ColumnSelection::Fitting,
+            terminal_columns: Some(80),
+            columns: Vec::new(),
+        };
         let mut out = Vec::new();
         for handler in ["crm", "crm-of-another-name"] {
             table.print(&mut out, &outcomes(handler, &"x".repeat(99))).unwrap();

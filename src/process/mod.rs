@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior};
 use tokio_util::sync::CancellationToken;
 
 use child::{ChildProcess, OutputEvent};
@@ -61,6 +61,23 @@ pub fn forbid_inspection() -> std::io::Result<()> {
 pub fn lower_priority() {
     // If the system refuses, the command only takes its share.
     let _ = rustix::process::nice(COMMAND_NICE);
+}
+
+/// Lets a write beyond a limit on the size of files fail like one on a full disk. Otherwise it ends the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN runs no code of ours; nothing else sets this signal's disposition.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Limits the size of each file that this process writes, such as SQLite's temporary files.
+///
+/// # Errors
+/// The system rejects the limit.
+pub fn limit_file_size(bytes: u64) -> std::io::Result<()> {
+    ignore_file_size_signal();
+    let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;
+    let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
+    Ok(rustix::process::setrlimit(Resource::Fsize, Rlimit { current, maximum })?)
 }
 
 /// Added to the nice value of a command that takes long.

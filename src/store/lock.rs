@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::open_files::{FileId, resolve, with_suffix};
 use super::run_record::{self, RunRecord, RunState, ServerInfo};
-use super::{OpenError, files, rescue};
+use super::{OpenError, file_system, files, rescue};
 use crate::clock;
 
 /// A server that is killed while it starts a command leaves a child, which holds the locks until it
@@ -70,6 +70,7 @@ impl Lock {
     /// `check_new` is called before a file is created.
     fn acquire_after(database: &Path, check_new: CheckNew<'_>) -> Result<Self, OpenError> {
         let deadline = Instant::now() + STALE_LOCK_GRACE;
+        file_system::check(database)?;
         let path = resolve(database).map_err(|e| io_error(database, "cannot be found", &e))?;
         let mut name = open_name(&path)?;
         wait_for_name(&mut name, &path, deadline)?;

@@ -136,11 +136,7 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
         let is_readonly = check_application_id(path, VERSION)?;
         anyhow::ensure!(access == Access::Read || !is_readonly, not_allowed(path, access));
         let conn = open_without_checkpoint(path)?;
-        let version = version_of(&conn)?;
-        anyhow::ensure!(
-            version == VERSION,
-            "is of schema version {version}, not {VERSION}: start the server once, which migrates it"
-        );
+        check_version(&conn)?;
         let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
         anyhow::ensure!(
             mode == "wal",
@@ -150,18 +146,57 @@ pub fn open_for_cli(path: &Path, access: Access) -> Result<Store, OpenError> {
         chunked_writes::wait_as_cli(&conn)?;
         build_store(path, conn)
     };
-    open().map_err(|e| match find_failure(&e).map(|failure| failure.code) {
+    open().map_err(|e| match access {
+        Access::Read => read_error(path, &e),
+        Access::Write => open_error_text(path, &e),
+    })
+}
+
+/// Opens the database for reading only, beside a server or without one. Creates nothing but SQLite's `-wal` and `-shm`.
+///
+/// # Errors
+/// The error names the problem and the remedy.
+pub(super) fn open_to_query(path: &Path) -> Result<Connection, OpenError> {
+    let open = || {
+        rescue::check_configured_path(path)?;
+        check_access(path, Access::Read)?;
+        check_application_id(path, VERSION)?;
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.busy_timeout(super::BUSY_TIMEOUT)?;
+        check_version(&conn)?;
+        anyhow::Ok(conn)
+    };
+    open().map_err(|e| read_error(path, &e))
+}
+
+/// Returns true if this user may read the file at `path`.
+pub(super) fn is_readable(path: &Path) -> bool {
+    check_access(path, Access::Read).is_ok()
+}
+
+/// Checks that the database has the schema of this program.
+pub(super) fn check_version(conn: &Connection) -> anyhow::Result<()> {
+    let version = version_of(conn)?;
+    anyhow::ensure!(
+        version == VERSION,
+        "is of schema version {version}, not {VERSION}: start the server once, which migrates it"
+    );
+    Ok(())
+}
+
+/// Turns an error of a command that only reads into one with a remedy.
+fn read_error(path: &Path, error: &anyhow::Error) -> OpenError {
+    match find_failure(error).map(|failure| failure.code) {
         // SQLite reads a database in WAL mode only beside its -wal and -shm. It creates them, or after
         // a crash restores them.
-        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) if access == Access::Read => {
-            OpenError::Other(format!(
-                "{}: can't be read without writing its -wal and -shm: start the server, or {} ({e})",
-                path.display(),
-                as_owner(path)
-            ))
-        }
-        _ => open_error_text(path, &e),
-    })
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen) => OpenError::Other(format!(
+            "{}: can't be read without writing its -wal and -shm: start the server, or {} ({error})",
+            path.display(),
+            as_owner(path)
+        )),
+        _ => open_error_text(path, error),
+    }
 }
 
 /// Returns what is wrong with a file that can't be a database because of its type.

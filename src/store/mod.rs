@@ -40,6 +40,7 @@ pub mod events;
 mod expansions;
 mod expired_keys;
 mod failure_groups;
+mod file_system;
 pub mod files;
 pub mod handle;
 pub mod handshakes;
@@ -78,17 +79,19 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 pub mod transaction_end;
+pub mod user_query;
 pub mod verify;
 pub mod write_transaction;
 pub mod writer;
 pub mod writer_cache;
 
+pub use file_system::UnsafeFileSystem;
 pub use lock::{Lock, LockHolder, find_lock_holder, io_error};
 pub use migrate::{Access, load_anchor, open, open_error_text, open_for_cli, write_anchor};
 pub use run_record::{ReloadRecord, RunState, ServerInfo};
 pub use rusqlite::types::Value;
 pub use rusqlite::{Connection, Result};
-pub use start_check::{StartProblem, check_start, network_file_system};
+pub use start_check::{StartProblem, check_start};
 
 use crate::clock::MonotonicClock;
 use crate::config::Durability;

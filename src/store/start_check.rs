@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::open_files::{resolve, with_suffix};
-use super::{BUSY_TIMEOUT, io_error, migrate, rescue, write_lock_holder};
+use super::{BUSY_TIMEOUT, file_system, io_error, migrate, rescue, write_lock_holder};
 
 /// How often another program's lock is looked for: a command of a second holds it for a moment.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -42,6 +42,8 @@ impl StartProblem {
 /// # Errors
 /// A server could not start, or would wait and respond 503.
 pub fn check_start(path: &Path, is_served: bool) -> Result<(), StartProblem> {
+    let any = |e: super::OpenError| StartProblem::Any(e.to_string());
+    file_system::check(path).map_err(any)?;
     if !check_folder(path)? {
         return Ok(());
     }
@@ -66,7 +68,6 @@ pub fn check_start(path: &Path, is_served: bool) -> Result<(), StartProblem> {
             return Err(StartProblem::at(&file, text));
         }
     }
-    let any = |e: super::OpenError| StartProblem::Any(e.to_string());
     rescue::check_configured_path(path).map_err(any)?;
     if found.is_some_and(|found| found.len() > 0) {
         migrate::check_readable(&database).map_err(any)?;
@@ -127,20 +128,4 @@ fn check_write_lock(database: &Path) -> Result<(), StartProblem> {
         std::thread::sleep(LOCK_RETRY);
     }
     Ok(())
-}
-
-/// Network file systems and their numbers (statfs(2)).
-const NETWORK_FILE_SYSTEMS: [(u64, &str); 5] = [
-    (0x6969, "NFS"),
-    (0x517b, "SMB"),
-    (0xff53_4d42, "SMB"),
-    (0xfe53_4d42, "SMB"),
-    (0x00c3_6400, "Ceph"),
-];
-
-/// Returns the name of the network file system that has the database, if it is on one.
-pub fn network_file_system(database: &Path) -> Option<&'static str> {
-    let folder = database.ancestors().find(|folder| folder.exists())?;
-    let found = rustix::fs::statfs(folder).ok()?.f_type as u64 & 0xffff_ffff;
-    NETWORK_FILE_SYSTEMS.iter().find(|(number, _)| *number == found).map(|(_, name)| *name)
 }

@@ -1,8 +1,11 @@
 //! A start under a temporary condition: the server logs what it waits for, and responds 503 meanwhile.
 
-use std::os::unix::net::UnixDatagram;
+use std::cell::Cell;
+use std::net::TcpListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
 
-use crate::support::server::{Server, scenario, stderr, until};
+use crate::support::server::{Scenario, Server, scenario, stderr, until};
 
 /// Waits until the stand-in responds for a server that cannot start yet.
 pub fn until_it_responds_503(server: &Server) {
@@ -127,4 +130,41 @@ fn after_a_start_that_failed_commands_say_that_there_is_no_database_yet() {
         message.contains("the database does not exist yet: start the server once"),
         "{message}"
     );
+}
+
+/// Starts a server that cannot listen. Returns the last line of its log without the time.
+fn last_line_of_failed_start(scenario: Scenario) -> String {
+    let mut server = scenario.prepare();
+    server.spawn();
+    assert_eq!(server.wait_for_exit(), Some(1));
+    until("the log has the reason", || server.log().contains("can't listen on"));
+    server.log().lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_start_on_a_taken_port_names_the_address_and_how_to_find_the_other_program() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("an address").to_string();
+    let line = last_line_of_failed_start(scenario().source("a", "").listen(&address));
+    let expected = format!(
+        "can't listen on {address}: another program listens there, which `ss -ltnp` names: stop it, or \
+         configure another address"
+    );
+    assert!(line.contains(&expected), "{line}");
+}
+
+#[test]
+fn a_start_on_the_socket_file_of_another_program_names_the_file_and_what_to_do() {
+    let with_path = |create: &dyn Fn(&Path)| {
+        let scenario = scenario().source("a", "").listen("unix:http.sock");
+        create(&scenario.path().join("http.sock"));
+        last_line_of_failed_start(scenario)
+    };
+    let other = Cell::new(None);
+    let line = with_path(&|path| other.set(UnixListener::bind(path).ok()));
+    let expected = "http.sock: another program listens there: stop it, or configure another path";
+    assert!(line.contains(expected), "{line}");
+    let line = with_path(&|path| std::fs::write(path, "x").expect("a file"));
+    let expected = "http.sock: a file that is not a socket has this path: remove it, or configure another path";
+    assert!(line.contains(expected), "{line}");
 }

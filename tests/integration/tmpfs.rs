@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::startup::until_it_responds_503;
-use crate::support::server::{Server, scenario, until};
+use crate::support::server::{HOOKTRAIL, Server, scenario, until};
 
 /// A server whose database is on a file system of this test, mounted at `mount`.
 fn prepare_on_tmpfs(options: &str) -> Server {
@@ -68,4 +68,30 @@ fn a_start_on_a_read_only_file_system_waits() {
     run_in_mount_namespace(&server, "mount -o remount,rw mount");
     until("the server starts", || server.log().contains("listening for webhooks"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
+#[ignore = "needs a machine that allows mounts"]
+fn a_start_with_a_database_on_a_disk_that_became_read_only_says_what_to_do_and_goes_on_later() {
+    let mount = "[ ! -e is-read-only ] ||
+        { mount --bind mount mount && mount -o remount,bind,ro mount; } && exec \"$@\"";
+    let scenario =
+        scenario().source("a", "").wrapped_by(&["unshare", "-rm", "sh", "-c", mount, "sh"]);
+    std::fs::create_dir(scenario.path().join("mount")).expect("a folder");
+    let mut server = scenario.prepare();
+    server.replace_in_config("\"t.db\"", "\"mount/t.db\"");
+    server.start();
+    assert_eq!(server.post("/hooks/a", "x").event_id(), 1);
+    assert_eq!(server.stop(), Some(0));
+    server.write_file("is-read-only", "");
+    server.spawn();
+    until_it_responds_503(&server);
+    let expected = "its file system is mounted read-only: mount it writable";
+    assert!(server.log().contains(expected), "{}", server.log());
+    let check = format!("! {HOOKTRAIL} check 2> check.log");
+    run_in_mount_namespace(&server, &check);
+    assert!(server.read_file("check.log").contains(expected), "{}", server.read_file("check.log"));
+    run_in_mount_namespace(&server, "mount -o remount,bind,rw mount");
+    until("the server starts", || server.log().contains("listening for webhooks"));
+    assert_eq!(server.post("/hooks/a", "x").event_id(), 2);
 }

@@ -7,8 +7,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rusqlite::Connection;
-
 use crate::support::server::{HOOKTRAIL, until};
 
 /// A fenced code block: its language, and its lines.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{new_database, page, repository, rows};
+use super::{blocks, new_database, page, repository, rows};
 
 /// The `code` spans of a cell.
 fn spans(cell: &str) -> impl Iterator<Item = &str> {
@@ -46,5 +46,16 @@ fn each_query_of_the_page_runs() {
     assert!(queries.len() >= 5, "{queries:?}");
     for query in queries {
         assert_eq!(conn.prepare(query).map(|_| ()), Ok(()), "{query}");
+    }
+}
+
+#[test]
+fn the_page_shows_the_configurations_of_proxies_that_are_tested() {
+    let page = page("docs/operations.md");
+    for (language, name) in
+        [("nginx", "nginx.conf"), ("caddyfile", "Caddyfile"), ("haproxy", "haproxy.cfg")]
+    {
+        let file = fs::read_to_string(repository().join("proxies").join(name)).unwrap();
+        assert_eq!(blocks(&page, language), [file], "{name}");
     }
 }
