@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::connections::{Connections, Slot};
 use super::listener::ListenerState;
-use super::sockets::BoundSocket;
+use super::sockets::{BACKLOG, BoundSocket};
 
 /// How long a listener waits after an error of the system, such as a lack of descriptors.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
@@ -26,50 +27,72 @@ pub struct Accepted {
     pub slot: Slot,
 }
 
-/// Accepts connections, for which the threads take turns, until `stop_accepting`. A connection that was accepted gets its
-/// slot and its thread even then.
-pub async fn accept(
-    socket: BoundSocket,
-    listener: Arc<ListenerState>,
-    connections: Arc<Connections>,
-    threads: Arc<[mpsc::Sender<Accepted>]>,
-) {
-    let address = socket.address();
-    let listening = match Listening::new(socket) {
-        Ok(listening) => listening,
-        Err(e) => return log::error!("{address}: can't accept connections: {e}"),
-    };
-    let mut turns = threads.iter().cycle();
-    'accepting: while !listener.has_stopped_accepting() {
-        let accepted = tokio::select! {
-            biased;
-            () = listener.until_stopped() => continue,
-            accepted = listening.accept() => accepted,
+/// The queue of new connections, which the threads share in turns.
+pub struct Acceptor {
+    pub listener: Arc<ListenerState>,
+    pub connections: Arc<Connections>,
+    pub threads: Arc<[mpsc::Sender<Accepted>]>,
+}
+
+impl Acceptor {
+    /// Accepts connections until its listener stops that. A connection that was accepted gets its slot and its thread even
+    /// then.
+    pub async fn run(self, socket: BoundSocket) {
+        let address = socket.address();
+        let listening = match Listening::new(socket) {
+            Ok(listening) => listening,
+            Err(e) => return log::error!("{address}: can't accept connections: {e}"),
         };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(e) if is_of_one_connection(&e) => continue,
-            Err(e) => {
-                listener.warn(|| format!("{address}: can't accept connections: {e}"));
-                tokio::time::sleep(ERROR_PAUSE).await;
-                continue;
-            }
-        };
-        let slot = connections.admit(&listener).await;
-        let mut accepted = Accepted { socket, peer, slot };
-        // A thread that is busy with a slow request does not keep others waiting.
-        for thread in turns.by_ref().take(threads.len()) {
-            match thread.try_send(accepted) {
-                Ok(()) => continue 'accepting,
-                Err(TrySendError::Full(returned) | TrySendError::Closed(returned)) => {
-                    accepted = returned
+        let mut turn = 0;
+        while !self.listener.has_stopped_accepting() {
+            let accepted = tokio::select! {
+                biased;
+                () = self.listener.until_stopped() => continue,
+                accepted = listening.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) => self.hand_over(socket, peer, &mut turn).await,
+                Err(e) if is_of_one_connection(&e) => {}
+                Err(e) => {
+                    self.listener.warn(|| format!("{address}: can't accept connections: {e}"));
+                    tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }
         }
-        let Some(thread) = turns.next() else { return };
-        if thread.send(accepted).await.is_err() {
-            return;
+        if !self.listener.leaves_queue() {
+            self.empty_queue(&listening, turn).await;
         }
+    }
+
+    /// Accepts what waits in the queue of a socket that nobody has after this listener.
+    async fn empty_queue(&self, listening: &Listening, mut turn: usize) {
+        for _ in 0..BACKLOG {
+            match listening.accept_now() {
+                Ok((socket, peer)) => self.hand_over(socket, peer, &mut turn).await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn hand_over(&self, socket: OwnedFd, peer: Option<SocketAddr>, turn: &mut usize) {
+        let slot = self.connections.admit(&self.listener).await;
+        let mut accepted = Accepted { socket, peer, slot };
+        // A thread that is busy with a slow request does not keep others waiting.
+        for _ in 0..self.threads.len() {
+            match self.next_thread(turn).try_send(accepted) {
+                Ok(()) => return,
+                Err(TrySendError::Full(returned) | TrySendError::Closed(returned)) => {
+                    accepted = returned;
+                }
+            }
+        }
+        // If the server has ended, so has the connection.
+        let _ = self.next_thread(turn).send(accepted).await;
+    }
+
+    fn next_thread(&self, turn: &mut usize) -> &mpsc::Sender<Accepted> {
+        *turn = (*turn + 1) % self.threads.len();
+        &self.threads[*turn]
     }
 }
 
@@ -104,6 +127,21 @@ impl Listening {
                 let (stream, _) = unix.accept().await?;
                 Ok((stream.into_std()?.into(), None))
             }
+        }
+    }
+
+    /// Accepts a connection that waits already.
+    fn accept_now(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match self {
+            Self::Tcp(tcp) => {
+                let (socket, peer) = acceptfrom_with(tcp, flags)?;
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                // Without an address it would count as a unix socket.
+                let peer = peer.ok_or(io::ErrorKind::NotConnected)?;
+                Ok((socket, Some(peer)))
+            }
+            Self::Unix(unix) => Ok((acceptfrom_with(unix, flags)?.0, None)),
         }
     }
 }

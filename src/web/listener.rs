@@ -18,6 +18,7 @@ pub struct ListenerState {
     closing_since: OnceLock<Instant>,
     stop_accepting: Notify,
     has_stopped_accepting: AtomicBool,
+    leaves_queue: AtomicBool,
     /// When a problem of its connections was last logged, in ms since `created_at`, plus one.
     logged_at_ms: AtomicU64,
 }
@@ -30,6 +31,7 @@ impl ListenerState {
             closing_since: OnceLock::new(),
             stop_accepting: Notify::new(),
             has_stopped_accepting: AtomicBool::new(false),
+            leaves_queue: AtomicBool::new(false),
             logged_at_ms: AtomicU64::new(0),
         })
     }
@@ -48,10 +50,15 @@ impl ListenerState {
         self.closing_since.get().map(Instant::elapsed)
     }
 
-    /// Lets `accept` return. What the system has accepted since waits in its queue.
-    pub fn stop_accepting(&self) {
+    /// Ends the acceptor. `leaves_queue`: what waits in the queue of the socket is for another listener.
+    pub fn stop_accepting(&self, leaves_queue: bool) {
+        self.leaves_queue.store(leaves_queue, Ordering::SeqCst);
         self.has_stopped_accepting.store(true, Ordering::SeqCst);
         self.stop_accepting.notify_one();
+    }
+
+    pub fn leaves_queue(&self) -> bool {
+        self.leaves_queue.load(Ordering::SeqCst)
     }
 
     pub fn has_stopped_accepting(&self) -> bool {

@@ -253,6 +253,15 @@ fn address_of(bound: &BoundListener) -> String {
     if bound.listener.proxy_protocol { address + PROXY_PROTOCOL } else { address }
 }
 
+/// Returns an address as the socket has it: without what `address_of` says of its listener.
+fn socket_address(address: &str) -> String {
+    let address = address.strip_suffix(PROXY_PROTOCOL).unwrap_or(address);
+    match address.strip_prefix("https://") {
+        Some(rest) => format!("http://{rest}"),
+        None => address.to_owned(),
+    }
+}
+
 /// What follows the address of a listener whose connections begin with the PROXY protocol.
 const PROXY_PROTOCOL: &str = " (PROXY protocol)";
 

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle as TaskHandle, LocalSet, spawn_local};
 
 use super::IntakeState;
-use super::acceptor::{Accepted, accept};
+use super::acceptor::{Accepted, Acceptor};
 use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, Remaining, TimeLimits};
 use super::intake::{self, IntakeThread};
@@ -77,7 +77,11 @@ struct OpenListener {
 enum AcceptCommand {
     Open(BoundListener, Arc<ListenerState>),
     /// Ends a listener. The answer comes when each connection that it accepted has its thread.
-    Close(Arc<ListenerState>, std_mpsc::SyncSender<()>),
+    Close {
+        listener: Arc<ListenerState>,
+        leaves_queue: bool,
+        ended: std_mpsc::SyncSender<()>,
+    },
     Stop,
 }
 
@@ -152,8 +156,10 @@ impl Server {
         }
         let server = Arc::clone(self);
         let close = move || {
-            server.close(&closed, CLOSE_LIMIT);
-            server.remove_socket_files(&closed);
+            let addresses: Vec<Listen> =
+                closed.iter().map(|open| open.bound.listener.address.clone()).collect();
+            server.close(closed, CLOSE_LIMIT);
+            server.remove_socket_files(&addresses);
         };
         let thread = std::thread::Builder::new().name("drain".into()).spawn(close)?;
         let mut threads = self.threads.lock();
@@ -168,9 +174,9 @@ impl Server {
     }
 
     /// Removes the files of unix sockets on which nothing listens any more.
-    fn remove_socket_files(&self, closed: &[OpenListener]) {
+    fn remove_socket_files(&self, closed: &[Listen]) {
         let listeners = self.listeners.lock();
-        for address in closed.iter().map(|open| &open.bound.listener.address) {
+        for address in closed {
             let is_open = listeners.iter().any(|open| open.bound.listener.address == *address);
             if let (Listen::Unix(path), false) = (address, is_open) {
                 let _ = std::fs::remove_file(path);
@@ -185,33 +191,48 @@ impl Server {
 
     /// Closes listeners: each connection gets the response to its request, also one that was just accepted. `limit` bounds
     /// the time of requests.
-    fn close(&self, listeners: &[OpenListener], limit: Duration) {
-        let is_closed = |state: &Arc<ListenerState>| {
-            listeners.iter().any(|open| Arc::ptr_eq(&open.state, state))
-        };
+    fn close(&self, listeners: Vec<OpenListener>, limit: Duration) {
+        let all: Vec<_> = listeners.iter().map(|open| Arc::clone(&open.state)).collect();
+        let is_closed = |state: &Arc<ListenerState>| all.iter().any(|one| Arc::ptr_eq(one, state));
         let close_unused = || self.connections.close_unused(is_closed, UNUSED_LIMITS);
-        listeners.iter().for_each(|open| open.state.begin_closing());
+        all.iter().for_each(|state| state.begin_closing());
+        // Another listener has its socket: new connections are for that one.
+        let (replaced, last): (Vec<_>, Vec<_>) =
+            listeners.into_iter().partition(|open| self.has_socket(&open.bound));
+        self.stop_accepting(replaced, true);
         let started_at = Instant::now();
         // Meanwhile, new connections are accepted.
         while close_unused().unused > 0 && started_at.elapsed() < limit {
             std::thread::sleep(CLOSING_INTERVAL);
         }
-        for open in listeners {
-            let (ended, end) = std_mpsc::sync_channel(1);
-            self.command(AcceptCommand::Close(Arc::clone(&open.state), ended));
-            let _ = end.recv();
-        }
-        // The queue of the socket keeps further connections for the next listener that has it.
+        self.stop_accepting(last, false);
         let stopped_at = Instant::now();
         while close_unused() != Remaining::default() && stopped_at.elapsed() < limit {
             std::thread::sleep(CLOSING_INTERVAL);
         }
     }
 
+    /// Whether an open listener has this socket.
+    fn has_socket(&self, bound: &BoundListener) -> bool {
+        let address = bound.socket.address();
+        self.listeners.lock().iter().any(|open| open.bound.socket.address() == address)
+    }
+
+    /// Returns when each connection that these listeners have accepted has its thread, and their sockets are closed.
+    fn stop_accepting(&self, listeners: Vec<OpenListener>, leaves_queue: bool) {
+        for OpenListener { bound, state } in listeners {
+            // The acceptor has the last duplicate of the socket. So nothing comes into its queue after it has looked.
+            drop(bound);
+            let (ended, end) = std_mpsc::sync_channel(1);
+            self.command(AcceptCommand::Close { listener: state, leaves_queue, ended });
+            let _ = end.recv();
+        }
+    }
+
     /// Closes all listeners, and ends the threads. Requests in flight get up to `limit` to end.
     pub fn stop(&self, limit: Duration) {
         let listeners = std::mem::take(&mut *self.listeners.lock());
-        self.close(&listeners, limit);
+        self.close(listeners, limit);
         self.command(AcceptCommand::Stop);
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
@@ -231,15 +252,15 @@ async fn run_listeners(
         match command {
             AcceptCommand::Open(bound, state) => {
                 let (connections, threads) = (Arc::clone(&connections), Arc::clone(&threads));
-                let accepting = accept(bound.socket, Arc::clone(&state), connections, threads);
-                listeners.push((state, spawn_local(accepting)));
+                let acceptor = Acceptor { listener: Arc::clone(&state), connections, threads };
+                listeners.push((state, spawn_local(acceptor.run(bound.socket))));
             }
-            AcceptCommand::Close(state, ended) => {
-                let found = listeners.iter().position(|(open, _)| Arc::ptr_eq(open, &state));
+            AcceptCommand::Close { listener, leaves_queue, ended } => {
+                let found = listeners.iter().position(|(open, _)| Arc::ptr_eq(open, &listener));
                 let Some((_, task)) = found.map(|index| listeners.swap_remove(index)) else {
                     continue;
                 };
-                state.stop_accepting();
+                listener.stop_accepting(leaves_queue);
                 spawn_local(async move {
                     let _ = task.await;
                     let _ = ended.send(());

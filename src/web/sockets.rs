@@ -16,8 +16,12 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
+use super::socket_address;
 use crate::config::{Config, Listen, Listener};
 use crate::notify;
+
+/// How many connections wait in the queue of a socket: a burst, or those that come during a restart.
+pub const BACKLOG: i32 = 2048;
 
 /// A listener before its server starts: connections already wait in its queue.
 pub enum BoundSocket {
@@ -355,6 +359,7 @@ pub struct UnavailableAddress {
 /// Returns the addresses on which no server could listen now. Leaves out `taken`: those of the server that
 /// runs with this configuration.
 pub fn find_unavailable(config: &Config, taken: &[String]) -> Vec<UnavailableAddress> {
+    let taken: Vec<String> = taken.iter().map(|address| socket_address(address)).collect();
     let intake = config.server.listen.iter().map(|listener| listener.address.clone()).collect();
     let keys = [("admin.listen", &config.admin.listen), ("server.listen", &intake)];
     let ports = || keys.iter().flat_map(|(_, list)| list.iter()).filter_map(port);
@@ -511,7 +516,7 @@ fn bind_tcp(address: SocketAddr, is_shared: bool) -> Result<OwnedFd, ListenError
 
 /// Listens with a backlog that holds a burst.
 fn listen_tcp(socket: OwnedFd, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    listen(&socket, 2048).map_err(|e| tcp_error(address, e))?;
+    listen(&socket, BACKLOG).map_err(|e| tcp_error(address, e))?;
     Ok(TcpListener::from(socket))
 }
 

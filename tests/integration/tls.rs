@@ -1,11 +1,14 @@
 //! TLS on the listener for webhooks: versions, certificates that change, and errors.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 
 use crate::support::client;
+use crate::support::load::Load;
 use crate::support::server::{HOOKTRAIL, Scenario, Server, scenario, until};
 
 /// Writes a certificate for localhost and its key, valid from and until these days from today.
@@ -113,7 +116,7 @@ fn the_command_send_knows_the_certificate() {
     assert!(text.contains("{\"event\":1}"), "{text}{errors}");
     let output = server.cli(&["check"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("source a: https://127.0.0.1:"), "{text}");
+    assert!(output.status.success() && text.contains("source a: https://127.0.0.1:"), "{text}");
 }
 
 #[test]
@@ -203,4 +206,34 @@ fn a_server_with_an_expired_certificate_starts_and_says_so() {
     let server = scenario.wrapped_by(&[]).start();
     until("the log says it", || server.log().contains("senders reject it: renew it"));
     assert_accepted(&post(&server, "cert.pem", &["--insecure"]));
+}
+
+/// Opens connections to a port: some that send nothing, and some that do not finish their request.
+fn occupy(port: u16) -> Vec<TcpStream> {
+    let connect = |sent: &[u8]| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(sent).unwrap();
+        stream
+    };
+    let silent = (0..80).map(|_| connect(b""));
+    let silent: Vec<TcpStream> = silent.collect();
+    // The start of a request, or of a handshake.
+    let slow = [&b"POST /hooks/a HTTP/1.1\r\n"[..], &[22, 3, 1]].into_iter().cycle();
+    silent.into_iter().chain(slow.take(20).map(connect)).collect()
+}
+
+#[test]
+fn more_connections_than_slots_keep_no_sender_out_with_tls_and_without() {
+    let scenario = scenario().server("max_connections = 50").source("a", "");
+    let server = scenario.start();
+    let _others = occupy(server.port);
+    let load = Load::start(server.port, "/hooks/a");
+    load.until_accepted(60);
+    load.stop_without_failure();
+
+    let server = with_tls().server("max_connections = 50").start();
+    let _others = occupy(server.port);
+    for _ in 0..10 {
+        assert_accepted(&post(&server, "cert.pem", &[]));
+    }
 }
