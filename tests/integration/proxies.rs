@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -361,6 +361,41 @@ fn senders_wait_while_the_server_restarts(kind: Kind) {
     assert_eq!(server.event_ids().len(), 20 + SENDERS, "a webhook was lost or sent twice");
 }
 
+/// Restarts the server while senders post as fast as they can, each request on a new connection to the proxy. Without
+/// socket activation, connections in the queue of the port would be reset when it closes.
+fn no_sender_sees_an_error_while_the_server_restarts_under_load(kind: Kind) {
+    const SENDERS: usize = 8;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut server = socket_activated(behind_a_proxy(), &listener).start();
+    let proxy = Proxy::start(kind, server.port, None);
+    let (accepted, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let send = || {
+            while !is_over.load(Ordering::Relaxed) {
+                let status = post(proxy.port, "/hooks/a", b"x").map(|response| response.status);
+                if status != Some(202) {
+                    is_over.store(true, Ordering::Relaxed);
+                    panic!("{kind:?}: {status:?}: {}", proxy.log());
+                }
+                accepted.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+        for _ in 0..3 {
+            let before = accepted.load(Ordering::Relaxed);
+            until("the server accepts events", || {
+                accepted.load(Ordering::Relaxed) > before + 50 || is_over.load(Ordering::Relaxed)
+            });
+            assert_eq!(server.stop(), Some(0));
+            server.start();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        senders.into_iter().for_each(|sender| sender.join().expect("a sender got an error"));
+    });
+    let stored = server.event_ids().len();
+    assert_eq!(stored, accepted.load(Ordering::Relaxed), "a webhook was lost or sent twice");
+}
+
 /// Reads a request with a body from a connection. Returns false at its end.
 fn read_request(stream: &mut BufReader<TcpStream>) -> bool {
     let mut length = 0;
@@ -435,6 +470,7 @@ macro_rules! tests_of {
             no_request_is_lost_when_an_idle_connection_closes
             the_proxy_closes_an_idle_connection_before_the_server_does
             senders_wait_while_the_server_restarts
+            no_sender_sees_an_error_while_the_server_restarts_under_load
             a_webhook_whose_response_is_lost_is_not_sent_twice
         })*
     };
