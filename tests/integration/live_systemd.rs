@@ -1,6 +1,7 @@
 //! The shipped units under a live systemd, in a machine that `systemd-nspawn` boots.
 
 mod handlers;
+mod restarts;
 
 use std::fs;
 use std::net::TcpListener;
