@@ -330,6 +330,7 @@ fn the_container_listens_on_all_addresses() {
     let file = folder.path().join("config.toml");
     fs::write(&file, &text).unwrap();
     let config = hooktrail::internals::config::load(&file).unwrap().config;
-    assert_eq!(format!("{:?}", config.server.listen), "[Tcp(0.0.0.0:8080)]");
+    let addresses: Vec<_> = config.server.listen.iter().map(|listener| &listener.address).collect();
+    assert_eq!(format!("{addresses:?}"), "[Tcp(0.0.0.0:8080)]");
     assert_eq!(format!("{:?}", config.admin.listen), "[Tcp(0.0.0.0:8081)]");
 }

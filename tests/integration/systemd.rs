@@ -18,6 +18,11 @@ fn unit_text(name: &str) -> String {
     fs::read_to_string(unit_path(name)).unwrap()
 }
 
+/// The unit with a program that exists here in all commands.
+fn with_program(unit: &str, program: &str) -> String {
+    unit.replace(&format!("={program} "), concat!("=", env!("CARGO_BIN_EXE_hooktrail"), " "))
+}
+
 /// The last value of a key in hooktrail.service.
 fn value(key: &str) -> String {
     let unit = unit_text("hooktrail.service");
@@ -53,10 +58,8 @@ fn systemd_finds_no_error_in_the_units() {
     let units = names.map(|(name, program)| {
         let mut unit = unit_text(name);
         if let Some(program) = program {
-            let start = format!("ExecStart={program} ");
-            assert!(unit.contains(&start), "{name}");
-            unit =
-                unit.replace(&start, concat!("ExecStart=", env!("CARGO_BIN_EXE_hooktrail"), " "));
+            assert!(unit.contains(&format!("ExecStart={program} ")), "{name}");
+            unit = with_program(&unit, program);
         }
         let copy = folder.path().join(name);
         fs::write(&copy, unit).unwrap();
@@ -107,9 +110,7 @@ fn the_service_gives_the_reason_for_each_exposure_that_is_left() {
 fn systemd_finds_no_error_in_the_examples_of_a_drop_in() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("hooktrail.service");
-    let start = concat!("ExecStart=", env!("CARGO_BIN_EXE_hooktrail"), " ");
-    let text = unit_text("hooktrail.service").replace(&format!("ExecStart={PROGRAM} "), start);
-    fs::write(&unit, text).unwrap();
+    fs::write(&unit, with_program(&unit_text("hooktrail.service"), PROGRAM)).unwrap();
     // A comment has a space after its `#`.
     let is_example = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
     let examples = unit_text("hooktrail-handlers.conf");

@@ -1,5 +1,5 @@
 //! Shared by all tests: the server under test, an HTTP client, a client of the API, signatures, an HTTP server for
-//! handlers to call, a client that speaks TLS, and a machine under a live systemd.
+//! handlers to call, a client that speaks TLS, a load, and a machine under a live systemd.
 
 pub mod admin;
 pub mod client;
