@@ -39,6 +39,14 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
         }
         return Err(user_error("no server runs: start it with `hooktrail serve`"));
     };
+    if let Some(info) = server.info()
+        && !is_same_file(Path::new(&info.config), file)
+    {
+        return Err(user_error(format!(
+            "the server runs with {}: run `hooktrail --config {} reload`",
+            info.config, info.config
+        )));
+    }
     let record = server
         .record
         .context("this user can't read which process the server is: run this as its user")?;
@@ -65,6 +73,14 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
         std::thread::sleep(INTERVAL);
     }
     Err(user_error(format!("the server has not reported a result for {TIMEOUT:?}: see its log")))
+}
+
+/// Whether both names lead to one file. One that does not exist any more has its name alone.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 /// Returns the time of the next tick of the boot clock, so that nothing earlier has the same.

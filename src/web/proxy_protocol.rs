@@ -2,7 +2,7 @@
 //! first byte of a connection, by which a proxy says for whom it connects.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use ppp::v2::{Addresses, Command, Header, PROTOCOL_PREFIX};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -39,12 +39,10 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<So
     }
     Ok(match header.addresses {
         Addresses::IPv4(addresses) => {
-            let ip = Ipv4Addr::from(addresses.source_address);
-            Some(SocketAddr::from((ip, addresses.source_port)))
+            Some((addresses.source_address, addresses.source_port).into())
         }
         Addresses::IPv6(addresses) => {
-            let ip = Ipv6Addr::from(addresses.source_address);
-            Some(SocketAddr::from((ip, addresses.source_port)))
+            Some((addresses.source_address, addresses.source_port).into())
         }
         Addresses::Unspecified | Addresses::Unix(_) => None,
     })

