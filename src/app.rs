@@ -38,7 +38,6 @@ use crate::store::{
     self, ReadPool, ReloadRecord, RunState, ServerInfo, Store, audit, checkpoint, open_files,
     operation::Operation, writer,
 };
-use crate::tls::TlsIdentity;
 use crate::web::{self, IntakeState};
 use crate::worker::task_builder::{SourcePaths, TaskBuilder};
 use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
@@ -54,7 +53,7 @@ mod metrics;
 mod start;
 mod start_check;
 
-use certificates::Certificates;
+use certificates::{Certificates, FileStamps, LoadedCertificate};
 pub use exit_error::ExitError;
 pub use handlers::build_handler;
 use handlers::{
@@ -95,7 +94,7 @@ fn serve_until_signal(
     let mut early_signals = EarlySignals::default();
     let ConfigFiles { loaded, secrets, redactor, tls } = files;
     let config = loaded.config;
-    let certificates = Arc::new(Certificates::new(config.server.tls.as_ref(), tls));
+    let certificates = Arc::new(Certificates::new(tls));
     let prepared = start::prepare(&config, &certificates.slot, &mut early_signals, signals, owner)?;
     let Some(prepared) = prepared else {
         log::info!("stopped by a signal before the start was complete");
@@ -131,12 +130,15 @@ fn serve_until_signal(
     Ok(())
 }
 
+/// Why a reload fails that can't be written down.
+const UNWRITABLE: &str = "the database can't be written now: the log says why: try again";
+
 /// config.toml and the files that it names.
 struct ConfigFiles {
     loaded: LoadedConfig,
     secrets: Secrets,
     redactor: Arc<Redactor>,
-    tls: Option<TlsIdentity>,
+    tls: Option<LoadedCertificate>,
 }
 
 impl ConfigFiles {
@@ -145,12 +147,8 @@ impl ConfigFiles {
     /// # Errors
     /// It has expired, or is not valid yet.
     fn check_validity(&self) -> anyhow::Result<()> {
-        let Some((config, identity)) =
-            self.loaded.config.server.tls.as_ref().zip(self.tls.as_ref())
-        else {
-            return Ok(());
-        };
-        match config::validity_problem(config, identity, clock::wall_ms()) {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        match config::validity_problem(&tls.config, &tls.identity, clock::wall_ms()) {
             Some(ValidityProblem::Invalid(text)) => {
                 anyhow::bail!(config::at_certificate(&self.loaded, &text))
             }
@@ -167,6 +165,7 @@ fn load(file: &Path) -> anyhow::Result<ConfigFiles> {
     let redactor = crate::log::redactor().with(secrets.texts_to_redact(&loaded.config));
     let redactor = Arc::new(redactor.context("secrets cannot be redacted from the log")?);
     crate::log::redact_by(Arc::clone(&redactor));
+    let stamps = loaded.config.server.tls.as_ref().map(FileStamps::of);
     let (mut errors, tls) = (missing, config::read_tls(&loaded));
     if let Err(ConfigErrors(of_tls)) = &tls {
         errors.extend(of_tls.iter().cloned());
@@ -179,7 +178,10 @@ fn load(file: &Path) -> anyhow::Result<ConfigFiles> {
     for warning in warnings.iter().chain(&start_check::machine_warnings(&loaded)) {
         log::warn!("{warning}");
     }
-    Ok(ConfigFiles { loaded, secrets, redactor, tls: tls? })
+    let tls = loaded.config.server.tls.clone().zip(tls?).zip(stamps);
+    let tls =
+        tls.map(|((config, identity), stamps)| LoadedCertificate { config, identity, stamps });
+    Ok(ConfigFiles { loaded, secrets, redactor, tls })
 }
 
 /// Ends the process when a thread of the server panics, so that systemd restarts it: a server without
@@ -488,13 +490,13 @@ impl Server {
         let (reply, registered) = bounded(1);
         let (sources, handlers) = registration_names(&config);
         self.writer.send(Operation::Register { sources, handlers, reply });
-        let registry = registered.recv().context("the database cannot be written now")?;
+        let registry = registered.recv().map_err(|_| anyhow::anyhow!(UNWRITABLE))?;
         // A new limit holds from the first event on, so the queue is counted before it is set.
         let limited = web::sources_with_queue_limit(&config, &registry);
         let counters = self.source_counters.set_watched(&limited);
         let (reply, counted) = bounded(1);
         self.writer.send(Operation::Recount(reply));
-        counted.recv().context("the database cannot be read now")?;
+        counted.recv().map_err(|_| anyhow::anyhow!(UNWRITABLE))?;
         let metrics = &self.intake_state.exporter.metrics;
         metrics::configure(metrics, &config, &registry, (&self.readers, self.clock));
         self.intake_state.configure(&config, &registry, (&secrets, &redactor), counters);
@@ -508,10 +510,10 @@ impl Server {
         self.writer.configure(handler_table(&handlers));
         close_replaced(&previous, &handlers);
         self.listeners.admin.configure(&tokens);
-        self.certificates.set(config.server.tls.as_ref(), tls);
+        self.certificates.set(tls);
         let connections_max = files::connections_max(&config, self.files_max);
         self.listeners.intake.set_max_connections(connections_max);
-        let addresses = rebound.apply()?;
+        let addresses = rebound.apply();
         self.owner.describe(|info| {
             (info.intake, info.admin) = (addresses.intake, addresses.admin);
         });

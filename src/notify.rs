@@ -52,6 +52,11 @@ pub fn store_descriptor(name: &str, descriptor: BorrowedFd<'_>) {
     let _ = sendmsg_addr(socket, &address, &message, &mut ancillary, SendFlags::NOSIGNAL);
 }
 
+/// Whether a service manager runs this process.
+pub fn is_managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Lets systemd close a descriptor that it stores.
 pub fn remove_descriptor(name: &str) {
     send(&[NotifyState::Custom(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))]);

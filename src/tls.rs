@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use ring::digest::{Context, SHA256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
@@ -42,6 +43,8 @@ pub struct TlsIdentity {
     pub config: Arc<ServerConfig>,
     /// The server's certificate.
     pub certificate: CertificateDer<'static>,
+    /// Tells whether the authorities of clients are the same. `None`: clients need no certificate.
+    pub client_ca: Option<Vec<u8>>,
     /// When the certificate is valid (wall clock, ms).
     pub valid_from_ms: i64,
     pub valid_until_ms: i64,
@@ -92,28 +95,34 @@ pub fn load(files: TlsFiles<'_>) -> Result<TlsIdentity, TlsError> {
         ),
         e => error("key", files.key, &format!("can't be used with the certificate: {e}")),
     })?;
-    let mut config = build_config(&provider, certified, files.client_ca)?;
+    let (mut config, client_ca) = build_config(&provider, certified, files.client_ca)?;
     // Clients that offer HTTP/2 too must choose HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.session_storage = ServerSessionMemoryCache::new(MAX_SESSIONS);
-    Ok(TlsIdentity { config: Arc::new(config), certificate, valid_from_ms, valid_until_ms })
+    let config = Arc::new(config);
+    Ok(TlsIdentity { config, certificate, client_ca, valid_from_ms, valid_until_ms })
 }
 
 fn build_config(
     provider: &Arc<CryptoProvider>,
     certified: CertifiedKey,
     client_ca: Option<&Path>,
-) -> Result<ServerConfig, TlsError> {
+) -> Result<(ServerConfig, Option<Vec<u8>>), TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|e| TlsError { key: "certificate", is_denied: false, text: e.to_string() })?;
     let resolver = Arc::new(SingleCertAndKey::from(certified));
     let Some(path) = client_ca else {
-        return Ok(builder.with_no_client_auth().with_cert_resolver(resolver));
+        return Ok((builder.with_no_client_auth().with_cert_resolver(resolver), None));
     };
     let invalid = |text: &str| error("client_ca", path, text);
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates("client_ca", path)? {
+    let certificates = read_certificates("client_ca", path)?;
+    let digest = certificates.iter().fold(Context::new(&SHA256), |mut context, certificate| {
+        context.update(certificate);
+        context
+    });
+    for certificate in certificates {
         roots.add(certificate).map_err(|e| invalid(&format!("has an invalid certificate: {e}")))?;
     }
     if roots.is_empty() {
@@ -125,7 +134,8 @@ fn build_config(
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .build()
             .map_err(|e| invalid(&e.to_string()))?;
-    Ok(builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver))
+    let config = builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver);
+    Ok((config, Some(digest.finish().as_ref().to_vec())))
 }
 
 /// Returns the settings of a client that knows the server's certificate, and accepts no other. Names and times do not

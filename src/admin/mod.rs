@@ -317,7 +317,7 @@ pub fn start(tokens: &AdminTokens, inputs: AdminInputs) -> anyhow::Result<AdminS
         max_connections: MAX_CONNECTIONS,
         open_count: Arc::clone(&admin.intake.exporter.metrics.admin_connections),
         transport: TransportSettings {
-            tls: Box::new(|| None),
+            tls: None,
             is_trusted_proxy: Box::new(|_| false),
             unread_timeout: Some(UNREAD_TIMEOUT),
         },
@@ -418,21 +418,22 @@ impl AdminServer {
     }
 
     /// Serves these listeners from now on, and no others.
-    ///
-    /// # Errors
-    /// The process has no descriptors left.
-    pub fn set_listeners(&self, listeners: Vec<BoundListener>) -> anyhow::Result<()> {
+    pub fn set_listeners(&self, listeners: Vec<BoundListener>) {
         let addresses = listeners.iter().filter_map(|bound| bound.socket.ip()).collect();
-        self.server.set_listeners(listeners)?;
         self.admin.addresses.store(Arc::new(addresses));
-        Ok(())
+        self.server.set_listeners(listeners);
     }
 
-    /// Closes all connections, and ends the threads.
-    pub fn stop(self) {
+    /// Whether listeners that are closing still have their sockets.
+    pub fn has_closing_sockets(&self) -> bool {
+        self.server.has_closing_sockets()
+    }
+
+    /// Closes all connections, and ends the threads. `leaves_queue`: connections that wait are for the next process.
+    pub fn stop(self, leaves_queue: bool) {
         self.admin.operations.close();
         self.admin.feed.close();
-        self.server.stop(STOP_LIMIT);
+        self.server.stop(STOP_LIMIT, leaves_queue);
         // The operations end when nobody can begin one.
         drop((self.server, self.admin));
         for thread in self.threads {

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,10 +18,19 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a certificate that expires is reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
+/// A certificate of the configuration, with its files as they were before they were read.
+pub(super) struct LoadedCertificate {
+    pub config: TlsConfig,
+    pub identity: TlsIdentity,
+    pub stamps: FileStamps,
+}
+
 /// The certificate in use.
 pub(super) struct Certificates {
-    pub slot: TlsSlot,
+    pub slot: Arc<TlsSlot>,
     current: Mutex<Option<Current>>,
+    /// The authorities of clients that hold. `None`: there was no certificate yet.
+    client_ca: Mutex<Option<Option<Vec<u8>>>>,
 }
 
 struct Current {
@@ -32,40 +42,51 @@ struct Current {
     seen: FileStamps,
     checked_at: Instant,
     reported_at: Option<Instant>,
+    /// Why changed files could not be loaded. They are tried again: another program may still have to give access to them.
+    failure: Option<String>,
 }
 
-/// What changes when a file is replaced or written: its number, its size and its time.
+/// What changes when a file is replaced or written: its number, its size and its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FileStamps(Vec<Option<(u64, u64, i64, i64)>>);
+pub(super) struct FileStamps(Vec<Option<(u64, u64, [i64; 4])>>);
 
 impl FileStamps {
-    fn of(config: &TlsConfig) -> Self {
+    /// Looks at the files. Call it before they are read.
+    pub fn of(config: &TlsConfig) -> Self {
         let files = [Some(&config.certificate), Some(&config.key), config.client_ca.as_ref()];
         let stamp = |path: &PathBuf| {
             let found = Path::metadata(path).ok()?;
-            Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+            let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+            Some((found.ino(), found.size(), times))
         };
         Self(files.into_iter().flatten().map(stamp).collect())
     }
 }
 
 impl Certificates {
-    pub fn new(config: Option<&TlsConfig>, identity: Option<TlsIdentity>) -> Self {
-        let certificates = Self { slot: TlsSlot::default(), current: Mutex::default() };
-        certificates.set(config, identity);
+    pub fn new(loaded: Option<LoadedCertificate>) -> Self {
+        let (current, client_ca) = Default::default();
+        let certificates = Self { slot: Arc::default(), current, client_ca };
+        certificates.set(loaded);
         certificates
     }
 
-    /// Uses another certificate from the next connection on.
-    pub fn set(&self, config: Option<&TlsConfig>, identity: Option<TlsIdentity>) {
+    /// Uses another certificate from the next connection on. `None`: only listeners that are closing use it still.
+    pub fn set(&self, loaded: Option<LoadedCertificate>) {
         let mut current = self.current.lock();
-        self.slot.store(identity.as_ref().map(|identity| identity.config.clone()));
-        *current = config.zip(identity).map(|(config, identity)| {
-            let stamps = FileStamps::of(config);
-            let config = config.clone();
+        *current = loaded.map(|LoadedCertificate { config, identity, stamps }| {
+            self.publish(&identity);
             let (loaded, seen, checked_at) = (stamps.clone(), stamps, Instant::now());
-            Current { config, identity, loaded, seen, checked_at, reported_at: None }
+            let (reported_at, failure) = (None, None);
+            Current { config, identity, loaded, seen, checked_at, reported_at, failure }
         });
+    }
+
+    fn publish(&self, identity: &TlsIdentity) {
+        let mut client_ca = self.client_ca.lock();
+        let before = client_ca.replace(identity.client_ca.clone());
+        let has_other_authorities = before.is_some_and(|before| before != identity.client_ca);
+        self.slot.set(Arc::clone(&identity.config), has_other_authorities);
     }
 
     /// Loads the files again if they have changed. Returns what to report about a certificate that expires.
@@ -78,14 +99,19 @@ impl Certificates {
         current.checked_at = Instant::now();
         let stamps = FileStamps::of(&current.config);
         if stamps != current.loaded && stamps == current.seen {
-            current.loaded = stamps.clone();
             match load(&current.config) {
                 Ok(identity) => {
                     log::info!("server.tls: loaded {} again", current.config.certificate.display());
-                    self.slot.store(Some(identity.config.clone()));
-                    (current.identity, current.reported_at) = (identity, None);
+                    self.publish(&identity);
+                    current.loaded = stamps.clone();
+                    (current.identity, current.reported_at, current.failure) =
+                        (identity, None, None);
                 }
-                Err(text) => log::error!("server.tls: {text}: the old certificate stays in use"),
+                Err(text) if current.failure.as_ref() != Some(&text) => {
+                    log::error!("server.tls: {text}: the old certificate stays in use");
+                    current.failure = Some(text);
+                }
+                Err(_) => {}
             }
         }
         current.seen = stamps;

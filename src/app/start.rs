@@ -106,7 +106,7 @@ pub(super) struct PreparedStart {
 /// Another server owns the database, or the start needs a person's help.
 pub(super) fn prepare(
     config: &Config,
-    tls: &TlsSlot,
+    tls: &Arc<TlsSlot>,
     early_signals: &mut EarlySignals,
     signals: &mut Signals,
     owner: &Owner,
@@ -266,7 +266,7 @@ fn register(store: &Store, config: &Config) -> anyhow::Result<Registry> {
 fn start_standby(
     sockets: &Sockets,
     limits: TimeLimits,
-    tls: &TlsSlot,
+    tls: &Arc<TlsSlot>,
 ) -> anyhow::Result<StoppableThread> {
     let sockets = sockets.try_clone().context("the sockets cannot be duplicated")?;
     let (stop, stopped) = bounded(0);
@@ -276,7 +276,7 @@ fn start_standby(
     Ok(StoppableThread { stop, thread })
 }
 
-fn stand_by(sockets: &Sockets, limits: TimeLimits, tls: TlsSlot, stopped: &Receiver<()>) {
+fn stand_by(sockets: &Sockets, limits: TimeLimits, tls: Arc<TlsSlot>, stopped: &Receiver<()>) {
     if stopped.recv_timeout(STANDBY_AFTER) != Err(RecvTimeoutError::Timeout) {
         return;
     }

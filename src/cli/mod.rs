@@ -359,7 +359,10 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         Command::Eval(args) if args.is_for_file() => return dry_run::eval(args, None),
         _ => {}
     }
-    let file = config::find(cli.config)?;
+    let file = config::find(cli.config).map_err(|errors| match command {
+        Command::Reload => user_error(errors),
+        _ => errors.into(),
+    })?;
     if matches!(command, Command::Serve) {
         log::start()?;
         return app::serve(&file);

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ExitError, output, user_error};
 use crate::clock;
-use crate::config;
+use crate::config::{self, LoadedConfig};
 use crate::store::{self, LockHolder, ReloadRecord};
 
 /// How long a reload may take. The database may be busy for a while.
@@ -31,13 +31,15 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
         Ok(loaded) => Some(loaded.config.store.path.clone()),
         Err(_) => config::load_despite_errors(file).map(|config| config.store.path),
     };
-    let holder =
-        || database.as_deref().and_then(|path| store::find_lock_holder(path).ok().flatten());
-    let Some(server) = holder() else {
-        if let Err(errors) = loaded {
-            return Err(user_error(format!("{errors}\n{}", not_reloaded(file))));
-        }
-        return Err(user_error("no server runs: start it with `hooktrail serve`"));
+    let Some(server) = database.as_deref().map(find_server).transpose()?.flatten() else {
+        let path = database.map(|path| format!(" with the database {}", path.display()));
+        let text = format!(
+            "no server runs{}: start it with `hooktrail serve`, or restart the one whose store.path has changed",
+            path.unwrap_or_default()
+        );
+        return Err(user_error(
+            loaded.err().map(|errors| format!("{errors}\n{text}")).unwrap_or(text),
+        ));
     };
     if let Some(info) = server.info()
         && !is_same_file(Path::new(&info.config), file)
@@ -64,15 +66,20 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
     })?;
     let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
-        let Some(server) = holder() else {
+        let Some(server) = find_server(&database)? else {
             return Err(user_error("the server has ended: its log says why"));
         };
         if let Some(reload) = ended_since(&server, asked_at_ms) {
-            return report(file, &reload);
+            return report(file, loaded.ok().as_ref(), &reload);
         }
         std::thread::sleep(INTERVAL);
     }
     Err(user_error(format!("the server has not reported a result for {TIMEOUT:?}: see its log")))
+}
+
+fn find_server(database: &Path) -> Result<Option<LockHolder>, ExitError> {
+    Ok(store::find_lock_holder(database)
+        .with_context(|| format!("{}: cannot be read", database.display()))?)
 }
 
 /// Whether both names lead to one file. One that does not exist any more has its name alone.
@@ -100,8 +107,15 @@ fn ended_since(server: &LockHolder, asked_at_ms: i64) -> Option<ReloadRecord> {
     (reload.started_boot_ms >= asked_at_ms).then_some(reload)
 }
 
-fn report(file: &Path, reload: &ReloadRecord) -> Result<(), ExitError> {
+fn report(
+    file: &Path,
+    loaded: Option<&LoadedConfig>,
+    reload: &ReloadRecord,
+) -> Result<(), ExitError> {
     if reload.errors.is_empty() {
+        for warning in loaded.iter().flat_map(|loaded| &loaded.warnings) {
+            writeln!(output::stderr(), "warning: {warning}")?;
+        }
         let mut out = output::stdout();
         writeln!(out, "{}: reloaded", file.display())?;
         return Ok(out.flush()?);

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{BufWriter, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +13,7 @@ use super::ExitError;
 use super::output;
 use super::table::TableWriter;
 use super::user_error;
-use crate::config::{LoadedConfig, parse_duration};
+use crate::config::{LoadedConfig, duration_text, parse_duration};
 use crate::process;
 use crate::store::Value;
 use crate::store::queries::Rows;
@@ -54,7 +56,9 @@ pub fn sql(loaded: &LoadedConfig, args: &SqlArgs) -> Result<(), ExitError> {
         is_cut: max_rows.is_some(),
     };
     process::limit_file_size(user_query::MAX_TEMPORARY_FILE_BYTES)?;
+    let has_ended = end_after(args.timeout)?;
     let rows = user_query::run(&loaded.config.store.path, &args.query, limits)?;
+    has_ended.store(true, Ordering::Relaxed);
     if args.json {
         check_names(&rows)?;
     }
@@ -67,6 +71,30 @@ pub fn sql(loaded: &LoadedConfig, args: &SqlArgs) -> Result<(), ExitError> {
         print_tsv(&mut out, &rows)?;
     }
     Ok(out.flush()?)
+}
+
+/// How much longer than its time a query may take before the process ends. SQLite looks at the time between its steps, and
+/// one step may compute for long.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Ends the process if the query still runs then. Set the flag when it has ended.
+fn end_after(timeout: Duration) -> std::io::Result<Arc<AtomicBool>> {
+    let has_ended = Arc::<AtomicBool>::default();
+    let of_thread = Arc::clone(&has_ended);
+    let end = move || {
+        std::thread::sleep(timeout + GRACE);
+        if of_thread.load(Ordering::Relaxed) {
+            return;
+        }
+        let _ = writeln!(
+            output::stderr(),
+            "the query took longer than {}: read fewer rows, or set --timeout",
+            duration_text(timeout)
+        );
+        crate::log::exit(1);
+    };
+    std::thread::Builder::new().name("timeout".into()).spawn(end)?;
+    Ok(has_ended)
 }
 
 /// Checks that each column becomes a field of its name.

@@ -57,6 +57,12 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
         // (https://caddyserver.com/docs/json/apps/http/servers/routes/handle/reverse_proxy/transport/http/keep_alive/).
         keep_alive: table.duration("keep_alive", Duration::from_secs(150), TIMEOUT_RANGE),
     };
+    let wants_header = server.listen.iter().any(|listener| listener.proxy_protocol);
+    if wants_header && server.trusted_proxies == TrustedProxies::default() {
+        table.error(
+            "has a listener with proxy_protocol = true: expected trusted_proxies too, with the addresses of the proxies",
+        );
+    }
     if server.max_body_bytes > server.max_inflight_bytes {
         let limit = parse::size_text(server.max_inflight_bytes as u64);
         match (table.get("max_body_size"), table.get("max_inflight_size")) {

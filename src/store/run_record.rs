@@ -75,6 +75,9 @@ pub struct ServerInfo {
     pub admin: Vec<String>,
 }
 
+/// The last line. What follows is of an older record, while this one is being written.
+const END: &str = "end\n";
+
 /// How a reload has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReloadRecord {
@@ -102,7 +105,6 @@ impl ReloadRecord {
             left -= line.len();
             text.push_str(&format!("reload_error {line}\n"));
         }
-        // Last, so that a reader knows that the rest is complete.
         text + &format!("reload_started_boot_ms {}\n", self.started_boot_ms)
     }
 }
@@ -127,10 +129,11 @@ impl ServerInfo {
         if let Some(reload) = &self.last_reload {
             text.push_str(&reload.to_text());
         }
-        text
+        text + END
     }
 
     fn parse(text: &str) -> Option<Self> {
+        let text = text.split_once("\nend\n").map_or(text, |(text, _)| text);
         let values = |key: &str| -> Vec<String> {
             let lines = text.lines();
             let values = lines.filter_map(|line| line.strip_prefix(key)?.strip_prefix(' '));

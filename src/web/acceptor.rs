@@ -69,6 +69,7 @@ impl Acceptor {
         for _ in 0..BACKLOG {
             match listening.accept_now() {
                 Ok((socket, peer)) => self.hand_over(socket, peer, &mut turn).await,
+                Err(e) if is_of_one_connection(&e) => {}
                 Err(_) => return,
             }
         }

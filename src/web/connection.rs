@@ -4,14 +4,15 @@
 //! own. Each request costs a few relaxed atomic operations and two clock reads: no lock and no
 //! timer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::listener::ListenerState;
+use super::tls_slot::TlsSlot;
 
 const NO_LENGTH: usize = usize::MAX;
 
@@ -130,6 +131,8 @@ pub struct Connection {
     server: Arc<ServerCounters>,
     listener: Arc<ListenerState>,
     state: AtomicU64,
+    /// Where its client's certificate was checked, and the number of the authorities by which it was.
+    authorities: OnceLock<(Arc<TlsSlot>, u64)>,
     /// Number of requests that have begun.
     requests: AtomicUsize,
     /// Length of the current request's body, or `NO_LENGTH` if its head does not contain it.
@@ -145,6 +148,7 @@ impl Connection {
             server,
             listener,
             state: AtomicU64::new(first.0),
+            authorities: OnceLock::new(),
             requests: AtomicUsize::new(0),
             body_length: AtomicUsize::new(NO_LENGTH),
             waker: Mutex::default(),
@@ -224,9 +228,20 @@ impl Connection {
         self.enter(Phase::Writing, self.server.now_us(), flags);
     }
 
-    /// Whether this connection must close after its response: its listener closes, or new connections wait for a slot.
+    /// Records by which authorities the client's certificate was checked.
+    pub(super) fn set_authorities(&self, slot: Arc<TlsSlot>, number: u64) {
+        let _ = self.authorities.set((slot, number));
+    }
+
+    /// Whether other authorities hold by now than those that checked the client's certificate.
+    pub fn is_revoked(&self) -> bool {
+        self.authorities.get().is_some_and(|(slot, number)| slot.has_other_authorities(*number))
+    }
+
+    /// Whether this connection must close after its response: its listener closes, its client has to show its certificate
+    /// again, or new connections wait for a slot.
     pub fn should_give_up_slot(&self) -> bool {
-        self.listener.is_closing() || self.server.is_full()
+        self.is_revoked() || self.listener.is_closing() || self.server.is_full()
     }
 
     /// The listener that accepted the connection.

@@ -341,6 +341,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionStream<S> {
         }
     }
 
+    /// Runs when the system accepts no more until the peer reads. Returns an error if that takes too long.
+    fn wait_for_reader(&mut self) -> Option<io::Error> {
+        self.is_write_blocked = true;
+        let current = self.connection.state();
+        if current.is_expired() {
+            return Some(slow_peer_error());
+        }
+        if current.phase() == Phase::Responding {
+            self.connection.begin_writing(current);
+        }
+        None
+    }
+
     /// Runs when all that actix-http has written is passed to the system.
     fn end_write(&mut self, context: &mut Context<'_>) {
         self.is_write_blocked = false;
@@ -478,15 +491,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
             _ => {}
         }
         let written = Pin::new(&mut this.inner).poll_write(context, bytes);
-        this.is_write_blocked = written.is_pending();
-        if this.is_write_blocked {
-            let current = this.connection.state();
-            if current.is_expired() {
-                return Poll::Ready(Err(slow_peer_error()));
-            }
-            if current.phase() == Phase::Responding {
-                this.connection.begin_writing(current);
-            }
+        this.is_write_blocked = false;
+        if written.is_pending()
+            && let Some(error) = this.wait_for_reader()
+        {
+            return Poll::Ready(Err(error));
         }
         written
     }
@@ -494,8 +503,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionStream<S> {
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.inner).poll_flush(context);
-        if matches!(flushed, Poll::Ready(Ok(()))) {
-            this.end_write(context);
+        match flushed {
+            Poll::Ready(Ok(())) => this.end_write(context),
+            // TLS accepts bytes that the system does not accept yet.
+            Poll::Pending => {
+                this.register_waker(context.waker());
+                if let Some(error) = this.wait_for_reader() {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            Poll::Ready(Err(_)) => {}
         }
         flushed
     }

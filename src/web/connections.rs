@@ -139,10 +139,12 @@ impl Connections {
                 }
                 return Slot { connections: Arc::clone(self), connection };
             }
-            waiting.get_or_insert_with(|| {
+            if waiting.is_none() {
                 self.counters.waiting.fetch_add(1, Ordering::SeqCst);
-                WaitingGuard(&self.counters.waiting)
-            });
+                waiting = Some(WaitingGuard(&self.counters.waiting));
+                // From now on, a slot that becomes free is announced. One may have become free before.
+                continue;
+            }
             self.make_room(&mut self.open.lock());
             self.wake.notify_one();
             self.freed.notified().await;

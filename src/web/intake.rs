@@ -95,6 +95,9 @@ pub async fn handle_webhook(
     };
     let mut body = RequestBody::new(request, payload);
     let started_at = connection.begin(body.length());
+    if connection.is_revoked() {
+        return finish_response(empty_response(401), request, connection, &body);
+    }
     if let Some(response) = health_response(state, request) {
         return finish_response(response, request, connection, &body);
     }

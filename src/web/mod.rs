@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 
 use crate::clock;
 use crate::config::{Accept, Config, Secrets, Source};
@@ -50,6 +50,7 @@ pub mod server;
 pub mod sockets;
 pub mod standby;
 pub mod stored_request;
+pub mod tls_slot;
 pub mod tracking;
 pub mod transport;
 pub mod writer_client;
@@ -61,6 +62,7 @@ use server::{ServerSettings, intake_app};
 pub use sockets::{
     BoundListener, ListenError, Sockets, UnavailableAddress, bind, find_unavailable,
 };
+pub use tls_slot::TlsSlot;
 use transport::TransportSettings;
 
 /// Number of intake threads. A second one handles requests while a slow check occupies the first.
@@ -191,9 +193,6 @@ impl IntakeState {
     }
 }
 
-/// How the listeners of webhooks begin: with the certificate of the moment.
-pub type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
-
 /// Starts the server of intake, without a listener. It has at most `max_connections` connections.
 ///
 /// # Errors
@@ -201,7 +200,7 @@ pub type TlsSlot = Arc<ArcSwapOption<rustls::ServerConfig>>;
 pub fn start_intake(
     max_connections: usize,
     state: &Arc<IntakeState>,
-    tls: TlsSlot,
+    tls: Arc<TlsSlot>,
 ) -> anyhow::Result<Arc<Server>> {
     let proxies = Arc::clone(state);
     let settings = ServerSettings {
@@ -210,7 +209,7 @@ pub fn start_intake(
         max_connections,
         open_count: Arc::clone(&state.exporter.metrics.intake_connections),
         transport: TransportSettings {
-            tls: Box::new(move || tls.load_full()),
+            tls: Some(tls),
             is_trusted_proxy: Box::new(move |peer| {
                 let config = proxies.config.load();
                 client_ip::is_trusted_proxy(peer, &config.server.trusted_proxies)

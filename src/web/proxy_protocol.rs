@@ -13,12 +13,21 @@ const MINIMUM_LENGTH: usize = 16;
 /// The longest header: addresses of unix sockets, and what proxies add.
 const MAX_HEADER_BYTES: usize = 4096;
 
-/// Reads a header, and nothing after it. Returns the client's address, or `None` if the proxy connects for itself or does
-/// not know it.
+/// For whom a proxy connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Client(SocketAddr),
+    /// A client whose address is not one of the internet, or not known.
+    UnknownClient,
+    /// The proxy itself, for example to check the server.
+    Proxy,
+}
+
+/// Reads a header, and nothing after it.
 ///
 /// # Errors
 /// The connection ends, or does not begin with a header.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Origin> {
     let mut bytes = vec![0; MINIMUM_LENGTH];
     stream.read_exact(&mut bytes).await?;
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
@@ -35,16 +44,16 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<So
     let header = Header::try_from(bytes.as_slice())
         .map_err(|e| invalid(format!("its PROXY header is invalid: {e}")))?;
     if header.command == Command::Local {
-        return Ok(None);
+        return Ok(Origin::Proxy);
     }
     Ok(match header.addresses {
         Addresses::IPv4(addresses) => {
-            Some((addresses.source_address, addresses.source_port).into())
+            Origin::Client((addresses.source_address, addresses.source_port).into())
         }
         Addresses::IPv6(addresses) => {
-            Some((addresses.source_address, addresses.source_port).into())
+            Origin::Client((addresses.source_address, addresses.source_port).into())
         }
-        Addresses::Unspecified | Addresses::Unix(_) => None,
+        Addresses::Unspecified | Addresses::Unix(_) => Origin::UnknownClient,
     })
 }
 
@@ -54,7 +63,7 @@ mod tests {
 
     /// Reads a header before `rest`, and checks that `rest` is left.
     #[track_caller]
-    fn read_before(rest: &[u8], header: &[u8]) -> io::Result<Option<SocketAddr>> {
+    fn read_before(rest: &[u8], header: &[u8]) -> io::Result<Origin> {
         let all = [header, rest].concat();
         let mut input = all.as_slice();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -72,22 +81,24 @@ mod tests {
     fn the_address_of_the_client_is_read_and_nothing_after_the_header() {
         let four = [203, 0, 113, 7, 127, 0, 0, 1, 0x1f, 0x90, 0, 80];
         let found = read_before(b"POST / HTTP/1.1", &header(1, 0x11, &four)).unwrap();
-        assert_eq!(found, Some("203.0.113.7:8080".parse().unwrap()));
+        let client = |text: &str| Origin::Client(text.parse().unwrap());
+        assert_eq!(found, client("203.0.113.7:8080"));
         // With a field that the proxy adds.
         let longer = [&four[..], &[4, 0, 1, 0]].concat();
         let found = read_before(b"", &header(1, 0x11, &longer)).unwrap();
-        assert_eq!(found, Some("203.0.113.7:8080".parse().unwrap()));
+        assert_eq!(found, client("203.0.113.7:8080"));
         let mut six = [0; 36];
         (six[15], six[32], six[33]) = (1, 0, 7);
         let found = read_before(b"x", &header(1, 0x21, &six)).unwrap();
-        assert_eq!(found, Some("[::1]:7".parse().unwrap()));
+        assert_eq!(found, client("[::1]:7"));
     }
 
     #[test]
-    fn a_proxy_that_connects_for_itself_names_no_client() {
-        assert_eq!(read_before(b"GET", &header(0, 0x00, &[])).unwrap(), None);
-        assert_eq!(read_before(b"GET", &header(1, 0x00, &[])).unwrap(), None);
-        assert_eq!(read_before(b"GET", &header(1, 0x31, &[0; 216])).unwrap(), None);
+    fn a_client_without_an_address_is_unknown_and_a_proxy_may_connect_for_itself() {
+        assert_eq!(read_before(b"GET", &header(0, 0x00, &[])).unwrap(), Origin::Proxy);
+        assert_eq!(read_before(b"GET", &header(1, 0x00, &[])).unwrap(), Origin::UnknownClient);
+        let unix = header(1, 0x31, &[0; 216]);
+        assert_eq!(read_before(b"GET", &unix).unwrap(), Origin::UnknownClient);
     }
 
     #[test]

@@ -5,8 +5,9 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, Remaining, TimeLimits};
 use super::intake::{self, IntakeThread};
 use super::listener::ListenerState;
-use super::sockets::BoundListener;
+use super::sockets::{BoundListener, BoundSocket};
 use super::transport::{Transport, TransportSettings, establish};
 use crate::config::Listen;
 
@@ -64,18 +65,30 @@ pub struct Server {
     connections: Arc<Connections>,
     commands: mpsc::Sender<AcceptCommand>,
     listeners: Mutex<Vec<OpenListener>>,
+    /// Listeners that are closing and still have their socket.
+    closing: AtomicUsize,
     /// Those that accept connections and speak HTTP, and those that wait for the connections of a closing listener.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A listener that accepts connections.
 struct OpenListener {
-    bound: BoundListener,
+    /// The number of its socket.
+    socket: Option<u64>,
+    /// The file of its unix socket.
+    file: Option<FileId>,
     state: Arc<ListenerState>,
 }
 
+impl OpenListener {
+    /// Whether it serves this socket in this way.
+    fn is(&self, bound: &BoundListener) -> bool {
+        self.state.listener == bound.listener && self.socket == bound.socket.number()
+    }
+}
+
 enum AcceptCommand {
-    Open(BoundListener, Arc<ListenerState>),
+    Open(BoundSocket, Arc<ListenerState>),
     /// Ends a listener. The answer comes when each connection that it accepted has its thread.
     Close {
         listener: Arc<ListenerState>,
@@ -125,48 +138,55 @@ impl Server {
             LocalSet::new().block_on(&runtime, accepting);
         };
         handles.push(std::thread::Builder::new().name(format!("{name}-accept")).spawn(run)?);
-        let (listeners, threads) = (Mutex::default(), Mutex::new(handles));
-        Ok(Self { connections, commands, listeners, threads })
+        let (listeners, closing) = (Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { connections, commands, listeners, closing, threads: Mutex::new(handles) })
     }
 
     /// Serves these listeners from now on, and no others. One that stays the same stays open. The connections of one that is
     /// gone, or that has other settings, end after their request.
-    ///
-    /// # Errors
-    /// The process has no descriptors left. The listeners are those of before.
-    pub fn set_listeners(self: &Arc<Self>, wanted: Vec<BoundListener>) -> anyhow::Result<()> {
+    pub fn set_listeners(self: &Arc<Self>, wanted: Vec<BoundListener>) {
         let mut listeners = self.listeners.lock();
-        let mut opened = Vec::new();
-        for bound in &wanted {
-            if !listeners.iter().any(|open| open.bound.is_same(bound)) {
-                opened.push((bound.try_clone()?, bound.try_clone()?));
-            }
-        }
-        let is_wanted =
-            |open: &mut OpenListener| wanted.iter().any(|bound| open.bound.is_same(bound));
+        let is_wanted = |open: &mut OpenListener| wanted.iter().any(|bound| open.is(bound));
         let closed: Vec<OpenListener> = listeners.extract_if(.., |open| !is_wanted(open)).collect();
-        for (bound, accepting) in opened {
-            let shared = ListenerState::new(bound.listener.clone());
-            self.command(AcceptCommand::Open(accepting, Arc::clone(&shared)));
-            listeners.push(OpenListener { bound, state: shared });
+        for bound in wanted {
+            if listeners.iter().any(|open| open.is(&bound)) {
+                continue;
+            }
+            let (socket, file) = (bound.socket.number(), FileId::of(&bound.listener.address));
+            let shared = ListenerState::new(bound.listener);
+            self.command(AcceptCommand::Open(bound.socket, Arc::clone(&shared)));
+            listeners.push(OpenListener { socket, file, state: shared });
         }
         drop(listeners);
         if closed.is_empty() {
-            return Ok(());
+            return;
         }
         closed.iter().for_each(|open| open.state.begin_closing());
+        self.closing.fetch_add(closed.len(), Ordering::SeqCst);
         let server = Arc::clone(self);
-        let close = move || {
-            let addresses: Vec<Listen> =
-                closed.iter().map(|open| open.bound.listener.address.clone()).collect();
-            server.close(closed, CLOSE_LIMIT);
-            server.remove_socket_files(&addresses);
-        };
-        let thread = std::thread::Builder::new().name("drain".into()).spawn(close)?;
-        let mut threads = self.threads.lock();
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(())
+        let close = Arc::new(move || {
+            let deadline = Instant::now() + CLOSE_LIMIT;
+            server.close_sockets(&closed, deadline, AtClose::RemoveFiles);
+            let is_closed = |listener: &Arc<ListenerState>| {
+                closed.iter().any(|open| Arc::ptr_eq(&open.state, listener))
+            };
+            server.wait_for_requests(is_closed, deadline);
+        });
+        let of_thread = Arc::clone(&close);
+        match std::thread::Builder::new().name("drain".into()).spawn(move || of_thread()) {
+            Ok(thread) => {
+                let mut threads = self.threads.lock();
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            // Without a thread, the reload waits.
+            Err(_) => close(),
+        }
+    }
+
+    /// Whether listeners that are closing still have their sockets. It is true for a moment after a reload.
+    pub fn has_closing_sockets(&self) -> bool {
+        self.closing.load(Ordering::SeqCst) > 0
     }
 
     /// Changes the number of connections.
@@ -174,71 +194,115 @@ impl Server {
         self.connections.set_max(max);
     }
 
-    /// Removes the files of unix sockets on which nothing listens any more.
-    fn remove_socket_files(&self, closed: &[Listen]) {
-        let listeners = self.listeners.lock();
-        for address in closed {
-            let is_open = listeners.iter().any(|open| open.bound.listener.address == *address);
-            if let (Listen::Unix(path), false) = (address, is_open) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
-
     fn command(&self, command: AcceptCommand) {
         // The thread ends when this is dropped, not before.
         let _ = self.commands.blocking_send(command);
     }
 
-    /// Closes listeners: each connection gets the response to its request, also one that was just accepted. `limit` bounds
-    /// the time of requests.
-    fn close(&self, listeners: Vec<OpenListener>, limit: Duration) {
-        let all: Vec<_> = listeners.iter().map(|open| Arc::clone(&open.state)).collect();
-        let is_closed = |state: &Arc<ListenerState>| all.iter().any(|one| Arc::ptr_eq(one, state));
-        let close_unused = || self.connections.close_unused(is_closed, UNUSED_LIMITS);
-        all.iter().for_each(|state| state.begin_closing());
+    /// Makes each response the last on its connection, gives the connections that wait for a request their chance, and
+    /// closes the sockets.
+    fn close_sockets(&self, closed: &[OpenListener], deadline: Instant, at_close: AtClose) {
+        closed.iter().for_each(|open| open.state.begin_closing());
         // Another listener has its socket: new connections are for that one.
         let (replaced, last): (Vec<_>, Vec<_>) =
-            listeners.into_iter().partition(|open| self.has_socket(&open.bound));
-        self.stop_accepting(replaced, true);
-        let started_at = Instant::now();
+            closed.iter().partition(|open| self.has_socket_of(open));
+        self.stop_accepting(&replaced, true, deadline);
+        let is_closed = |listener: &Arc<ListenerState>| {
+            closed.iter().any(|open| Arc::ptr_eq(&open.state, listener))
+        };
+        let has_unused = || self.connections.close_unused(is_closed, UNUSED_LIMITS).unused > 0;
         // Meanwhile, new connections are accepted.
-        while close_unused().unused > 0 && started_at.elapsed() < limit {
+        while has_unused() && Instant::now() < deadline {
             std::thread::sleep(CLOSING_INTERVAL);
         }
-        self.stop_accepting(last, false);
-        let stopped_at = Instant::now();
-        while close_unused() != Remaining::default() && stopped_at.elapsed() < limit {
+        if at_close == AtClose::RemoveFiles {
+            // While they listen, so that no file of a later listener is meant.
+            remove_socket_files(&last);
+        }
+        self.stop_accepting(&last, at_close == AtClose::LeaveQueue, deadline);
+        self.closing.fetch_sub(closed.len(), Ordering::SeqCst);
+    }
+
+    /// Waits until each connection of these listeners has the response to its request.
+    fn wait_for_requests(
+        &self,
+        is_selected: impl Fn(&Arc<ListenerState>) -> bool,
+        deadline: Instant,
+    ) {
+        let remaining = || self.connections.close_unused(&is_selected, UNUSED_LIMITS);
+        while remaining() != Remaining::default() && Instant::now() < deadline {
             std::thread::sleep(CLOSING_INTERVAL);
         }
     }
 
-    /// Whether an open listener has this socket.
-    fn has_socket(&self, bound: &BoundListener) -> bool {
-        let address = bound.socket.address();
-        self.listeners.lock().iter().any(|open| open.bound.socket.address() == address)
+    /// Whether an open listener has the socket of a closed one.
+    fn has_socket_of(&self, closed: &OpenListener) -> bool {
+        self.listeners.lock().iter().any(|open| open.socket == closed.socket)
     }
 
     /// Returns when each connection that these listeners have accepted has its thread, and their sockets are closed.
-    fn stop_accepting(&self, listeners: Vec<OpenListener>, leaves_queue: bool) {
-        for OpenListener { bound, state } in listeners {
-            // The acceptor has the last duplicate of the socket. So nothing comes into its queue after it has looked.
-            drop(bound);
+    fn stop_accepting(&self, listeners: &[&OpenListener], leaves_queue: bool, deadline: Instant) {
+        for listener in listeners.iter().map(|open| Arc::clone(&open.state)) {
             let (ended, end) = std_mpsc::sync_channel(1);
-            self.command(AcceptCommand::Close { listener: state, leaves_queue, ended });
-            let _ = end.recv();
+            self.command(AcceptCommand::Close { listener, leaves_queue, ended });
+            // If the server is full, accepted connections wait for a slot. The deadline ends that too.
+            let _ = end.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
     }
 
-    /// Closes all listeners, and ends the threads. Requests in flight get up to `limit` to end.
-    pub fn stop(&self, limit: Duration) {
+    /// Closes all listeners, and ends the threads. `limit` bounds the wait for connections without a request, and then that
+    /// for requests. `leaves_queue`: connections that were not accepted yet are for the next owner of the sockets. The files of
+    /// unix sockets stay for them.
+    pub fn stop(&self, limit: Duration, leaves_queue: bool) {
         let listeners = std::mem::take(&mut *self.listeners.lock());
-        self.close(listeners, limit);
+        self.closing.fetch_add(listeners.len(), Ordering::SeqCst);
+        let at_close = if leaves_queue { AtClose::LeaveQueue } else { AtClose::EmptyQueue };
+        self.close_sockets(&listeners, Instant::now() + limit, at_close);
+        let deadline = Instant::now() + limit;
+        // Those of an earlier reload too.
+        while self.has_closing_sockets() && Instant::now() < deadline {
+            std::thread::sleep(CLOSING_INTERVAL);
+        }
+        self.wait_for_requests(|_| true, deadline);
         self.command(AcceptCommand::Stop);
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
     }
+}
+
+/// Removes the files of unix sockets, unless another program or listener has made another file there.
+fn remove_socket_files(closed: &[&OpenListener]) {
+    for open in closed.iter().filter(|open| open.file.is_some()) {
+        let address = &open.state.listener.address;
+        if let (Listen::Unix(path), true) = (address, FileId::of(address) == open.file) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The device and the number of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl FileId {
+    /// Finds the file of a unix socket.
+    fn of(address: &Listen) -> Option<Self> {
+        let Listen::Unix(path) = address else { return None };
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Self(found.dev(), found.ino()))
+    }
+}
+
+/// What happens to the sockets of listeners that close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtClose {
+    /// Connections that wait are left to the next process or server.
+    LeaveQueue,
+    /// Connections that wait are accepted.
+    EmptyQueue,
+    /// The same, and the files of unix sockets are removed.
+    RemoveFiles,
 }
 
 /// The thread that accepts connections, for all listeners.
@@ -251,10 +315,10 @@ async fn run_listeners(
     let mut listeners: Vec<(Arc<ListenerState>, TaskHandle<()>)> = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
-            AcceptCommand::Open(bound, state) => {
+            AcceptCommand::Open(socket, state) => {
                 let (connections, threads) = (Arc::clone(&connections), Arc::clone(&threads));
                 let acceptor = Acceptor { listener: Arc::clone(&state), connections, threads };
-                listeners.push((state, spawn_local(acceptor.run(bound.socket))));
+                listeners.push((state, spawn_local(acceptor.run(socket))));
             }
             AcceptCommand::Close { listener, leaves_queue, ended } => {
                 let found = listeners.iter().position(|(open, _)| Arc::ptr_eq(open, &listener));

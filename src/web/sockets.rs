@@ -41,6 +41,11 @@ impl BoundSocket {
         }
     }
 
+    /// Returns the number of the socket in the kernel, which duplicates share.
+    pub fn number(&self) -> Option<u64> {
+        rustix::fs::fstat(self).ok().map(|found| found.st_ino)
+    }
+
     /// Returns the IP address, or `None` for a unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
@@ -102,11 +107,6 @@ impl BoundListener {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { listener: self.listener.clone(), socket: self.socket.try_clone()? })
     }
-
-    /// Whether both listen on the same address in the same way.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.listener == other.listener && self.socket.address() == other.socket.address()
-    }
 }
 
 /// The sockets of all listeners.
@@ -166,9 +166,10 @@ impl Sockets {
         let intake = config.server.listen.iter().filter(|_| !self.is_passed).cloned();
         for (listener, is_admin) in admin.chain(intake.map(|of| (of, false))) {
             let address = &listener.address;
-            // Port 0 stays the port that it has become.
             let is_open = |bound: &BoundListener| {
-                bound.listener.address == *address || is_at(&bound.socket, address)
+                // Port 0 stays the port that it has become.
+                let is_tcp = matches!(address, Listen::Tcp(_));
+                (is_tcp && bound.listener.address == *address) || is_at(&bound.socket, address)
             };
             let socket = match open.iter().position(is_open) {
                 Some(index) => open.swap_remove(index).socket,
@@ -186,6 +187,7 @@ impl Sockets {
     /// # Errors
     /// An address that is not available, with the reason. Nothing has changed then.
     pub fn rebind(&self, config: &Config) -> anyhow::Result<Self> {
+        self.check_moves(config)?;
         let mut next = Self { intake: Vec::new(), admin: Vec::new(), is_passed: self.is_passed };
         if self.is_passed {
             for bound in &self.intake {
@@ -200,6 +202,24 @@ impl Sockets {
             return Err(error);
         }
         Ok(next)
+    }
+
+    /// Rejects an address that moves from one server to the other: both would accept its connections for a moment.
+    fn check_moves(&self, config: &Config) -> anyhow::Result<()> {
+        let to_admin =
+            config.admin.listen.iter().map(|address| (address, &self.intake, "admin.listen"));
+        let intake = config.server.listen.iter().filter(|_| !self.is_passed);
+        let to_intake = intake.map(|listener| (&listener.address, &self.admin, "server.listen"));
+        for (address, others, key) in to_admin.chain(to_intake) {
+            if others.iter().any(|bound| is_at(&bound.socket, address)) {
+                anyhow::bail!(
+                    "{key}: {} belonged to the other listener: a reload can't move it between server.listen and \
+                     admin.listen: restart",
+                    display_listen(address)
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Removes the files of unix sockets that `other` does not have.
@@ -236,12 +256,18 @@ impl Sockets {
         }
     }
 
-    /// Removes from what systemd stores the sockets of addresses that `next` does not have.
+    /// Removes from what systemd stores the sockets that `next` does not have. Call it before `store`, because another
+    /// socket of the same address has the same name.
     pub fn remove_stored_unlike(&self, next: &Self) {
-        let kept: Vec<String> = next.all().map(|bound| bound.socket.address()).collect();
-        for bound in self.all().filter(|bound| !kept.contains(&bound.socket.address())) {
+        let kept: Vec<Option<u64>> = next.all().map(|bound| bound.socket.number()).collect();
+        for bound in self.all().filter(|bound| !kept.contains(&bound.socket.number())) {
             notify::remove_descriptor(&stored_name(&bound.socket));
         }
+    }
+
+    /// Whether systemd keeps the sockets when this process ends.
+    pub fn are_kept(&self) -> bool {
+        self.is_passed || notify::is_managed()
     }
 }
 

@@ -31,14 +31,14 @@ impl Standby {
     ///
     /// # Errors
     /// A socket cannot be duplicated, or a thread cannot be created.
-    pub fn start(sockets: &Sockets, limits: TimeLimits, tls: TlsSlot) -> anyhow::Result<Self> {
+    pub fn start(sockets: &Sockets, limits: TimeLimits, tls: Arc<TlsSlot>) -> anyhow::Result<Self> {
         let settings = ServerSettings {
             name: "standby",
             threads: 1,
             max_connections: MAX_CONNECTIONS,
             open_count: Arc::default(),
             transport: TransportSettings {
-                tls: Box::new(move || tls.load_full()),
+                tls: Some(tls),
                 // The response is the same for all.
                 is_trusted_proxy: Box::new(|_| true),
                 unread_timeout: None,
@@ -53,13 +53,14 @@ impl Standby {
         };
         let server = Arc::new(Server::start(settings, move || limits, make_app)?);
         let all = sockets.intake.iter().chain(&sockets.admin).map(BoundListener::try_clone);
-        server.set_listeners(all.collect::<std::io::Result<_>>()?)?;
+        server.set_listeners(all.collect::<std::io::Result<_>>()?);
         Ok(Self(server))
     }
 
     /// Responds to the requests in flight and closes its duplicates of the sockets.
     pub fn stop(self) {
-        self.0.stop(STOP_LIMIT);
+        // The server itself has the sockets next.
+        self.0.stop(STOP_LIMIT, true);
     }
 }
 

@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::rt::net::{TcpStream, UnixStream};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -18,10 +17,11 @@ use tokio_rustls::server::TlsStream;
 use super::acceptor::Accepted;
 use super::client_ip::{self, Peer};
 use super::client_subject::ClientSubject;
-use super::connection::Connection;
+use super::connection::{Connection, Phase};
 use super::connection_stream::ConnectionStream;
 use super::listener::ListenerState;
-use super::proxy_protocol;
+use super::proxy_protocol::{self, Origin};
+use super::tls_slot::TlsSlot;
 use crate::config::Listen;
 
 /// The stream of one connection.
@@ -34,7 +34,7 @@ pub enum Transport {
 /// How the connections of a server begin.
 pub struct TransportSettings {
     /// TLS for the listeners that have it.
-    pub tls: Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>,
+    pub tls: Option<Arc<TlsSlot>>,
     /// Whether a peer may say by the PROXY protocol for whom it connects.
     pub is_trusted_proxy: Box<dyn Fn(Peer) -> bool + Send + Sync>,
     /// How long a client may leave what was sent to it unread, before its connection is closed. `None`: the time limits
@@ -51,7 +51,8 @@ pub async fn establish(
     let Accepted { socket, peer, slot } = accepted;
     let connection = Arc::clone(&slot.connection);
     let listener = Arc::clone(connection.listener());
-    let began = until_expired(&connection, begin(socket, peer, &listener, settings)).await;
+    let beginning = begin(socket, peer, (&connection, &listener), settings);
+    let began = until_expired(&connection, beginning).await;
     match began {
         Ok((transport, peer, subject)) => {
             Some((ConnectionStream::new(transport, slot, subject), peer))
@@ -75,7 +76,7 @@ type Began = (Transport, Option<SocketAddr>, Option<ClientSubject>);
 async fn begin(
     socket: OwnedFd,
     peer: Option<SocketAddr>,
-    state: &ListenerState,
+    (connection, state): (&Connection, &ListenerState),
     settings: &TransportSettings,
 ) -> io::Result<Began> {
     let has_header = state.listener.proxy_protocol;
@@ -101,15 +102,22 @@ async fn begin(
     if !state.listener.tls {
         return Ok((Transport::Tcp(stream), peer, None));
     }
-    let config = (settings.tls)().ok_or_else(|| io::Error::other("there is no certificate"))?;
+    // Until its first byte, another connection may take the place of this one.
+    stream.readable().await?;
+    connection.enter_now(Phase::Head);
+    let slot = settings.tls.as_ref().ok_or_else(|| io::Error::other("there is no certificate"))?;
+    let (config, authorities) =
+        slot.load().ok_or_else(|| io::Error::other("there is no certificate"))?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
+    connection.set_authorities(Arc::clone(slot), authorities);
+    connection.enter_now(Phase::New);
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let subject = certificate.and_then(|certificate| ClientSubject::of_certificate(certificate));
     Ok((Transport::Tls(Box::new(stream)), peer, subject))
 }
 
-/// Reads the header of the PROXY protocol, which only a trusted proxy may send. Returns the address of its client, or
-/// that of the proxy if it connects for itself.
+/// Reads the header of the PROXY protocol, which only a trusted proxy may send. Returns the address of its client, `None` if
+/// that is unknown, or that of the proxy if it connects for itself.
 async fn read_header(
     stream: &mut (impl AsyncRead + Unpin),
     peer: Option<SocketAddr>,
@@ -120,7 +128,12 @@ async fn read_header(
             "it is not in server.trusted_proxies, which the PROXY protocol needs",
         ));
     }
-    Ok(proxy_protocol::read(stream).await?.or(peer))
+    Ok(match proxy_protocol::read(stream).await? {
+        Origin::Client(client) => Some(client),
+        // Like a unix socket: no header of the request tells it either, unless "unix" is trusted.
+        Origin::UnknownClient => None,
+        Origin::Proxy => peer,
+    })
 }
 
 /// Runs what comes before HTTP until it has ended or the connection has expired.
@@ -149,7 +162,13 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => match Pin::new(stream).poll_read(context, buffer) {
+                // Many clients do not say that they end. HTTP itself tells whether a request is complete.
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    Poll::Ready(Ok(()))
+                }
+                read => read,
+            },
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }

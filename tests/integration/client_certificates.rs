@@ -1,11 +1,13 @@
 //! The subject of a client certificate: with the event in expressions, handlers and lists.
 
+use std::io::{Read, Write};
+
 use rcgen::DnType;
 
 use crate::support::admin::Api;
-use crate::support::client::Response;
+use crate::support::client::{Response, request_bytes};
 use crate::support::server::{Scenario, Server, scenario, stderr, stdout};
-use crate::support::tls_client::{Authority, Identity, send_tls_request};
+use crate::support::tls_client::{Authority, Identity, connect, send_tls_request};
 
 const PAMINGA: &str = "CN=paminga,O=Paminga Inc";
 
@@ -62,6 +64,29 @@ fn a_sender_without_a_certificate_of_the_authority_gets_no_connection() {
     assert_eq!(authorities.post(&server, &authorities.sender("paminga"), "{}"), 1);
     assert_eq!(server.column("select event || ' ' || client from trail"), [format!("1 {PAMINGA}")]);
     assert_eq!(server.value("select count(*) from rejections"), "0");
+}
+
+#[test]
+fn a_kept_connection_ends_when_other_authorities_hold() {
+    let authorities = Authorities::new();
+    let server = authorities.scenario().start();
+    let paminga = authorities.sender("paminga");
+    let mut kept = connect(server.port, &authorities.server, Some(&paminga));
+    let request = request_bytes("POST", "/hooks/a", "", b"{}");
+    let request = String::from_utf8(request).unwrap().replace("Connection: close\r\n", "");
+    kept.write_all(request.as_bytes()).unwrap();
+    server.until("select count(*) from events", "1");
+    let mut buffer = [0; 4096];
+    assert!(kept.read(&mut buffer).unwrap() > 0);
+
+    server.write_file("ca.pem", &Authority::new("other senders'").pem());
+    assert!(server.cli(&["reload"]).status.success());
+    kept.write_all(request.as_bytes()).unwrap();
+    let mut rest = Vec::new();
+    let _ = kept.read_to_end(&mut rest);
+    assert!(rest.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(authorities.try_post(&server, Some(&paminga), "{}"), None);
+    assert_eq!(server.value("select count(*) from events"), "1");
 }
 
 #[test]

@@ -131,6 +131,53 @@ fn reloads_under_load_fail_no_request() {
 }
 
 #[test]
+fn an_address_comes_back_right_after_it_was_removed() {
+    let mut server = scenario().source("a", "").start();
+    let (first, second) = (server.port, free_port());
+    let both = listen(&format!("'127.0.0.1:{first}', '127.0.0.1:{second}', 'unix:h.sock'"));
+    // An idle connection keeps the closing listener open for a moment.
+    let _idle = connect(first);
+    for _ in 0..3 {
+        reload(&mut server, &both);
+        let _idle = connect(second);
+        reload(&mut server, &listen(&format!("'127.0.0.1:{first}'")));
+    }
+    reload(&mut server, &both);
+    assert_eq!(post(second, "/hooks/a", b"{}").unwrap().status, 202);
+    assert!(UnixStream::connect(server.path().join("h.sock")).is_ok());
+}
+
+#[test]
+fn a_reload_makes_the_file_of_a_socket_again() {
+    let mut server = scenario().source("a", "").start();
+    let keys = listen(&format!("'127.0.0.1:{}', 'unix:h.sock'", server.port));
+    reload(&mut server, &keys);
+    let socket = server.path().join("h.sock");
+    std::fs::remove_file(&socket).unwrap();
+    reload(&mut server, &keys);
+    assert!(UnixStream::connect(&socket).is_ok());
+    // The closing of the former socket does not take the file of the new one.
+    reload(&mut server, &keys);
+    assert!(UnixStream::connect(&socket).is_ok());
+}
+
+#[test]
+fn an_address_does_not_move_to_the_admin_listener_by_a_reload() {
+    let mut server = scenario().source("a", "").start();
+    let (port, other) = (server.port, free_port());
+    let admin = format!("[admin]\nlisten = ['127.0.0.1:{port}']\n");
+    server.replace_in_config("[admin]\nlisten = []\n", &admin);
+    server.set_server(&listen(&format!("'127.0.0.1:{other}'")));
+    let output = server.cli(&["reload"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("can't move it between server.listen and admin.listen: restart"),
+        "{text}"
+    );
+    assert_eq!(post(port, "/hooks/a", b"{}").unwrap().status, 202);
+}
+
+#[test]
 fn an_address_that_is_taken_rejects_the_whole_reload() {
     let mut server = scenario().source("a", "").start();
     let port = server.port;

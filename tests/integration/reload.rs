@@ -55,10 +55,9 @@ fn the_command_reload_prints_the_errors_of_check_and_exits_with_1() {
 fn a_configuration_that_has_vanished_stays_in_force() {
     let mut server = scenario().source("a", "").start();
     std::fs::remove_file(server.path().join("config.toml")).unwrap();
-    let reload = server.cli(&["reload"]);
-    let errors = String::from_utf8_lossy(&reload.stderr).into_owned();
-    assert_eq!(reload.status.code(), Some(1));
-    assert!(errors.contains("No such file") && errors.contains("stays in force"), "{errors}");
+    for args in [&["reload"][..], &["--config", "config.toml", "reload"]] {
+        assert_eq!(server.cli(args).status.code(), Some(1));
+    }
     server.signal(rustix::process::Signal::HUP);
     until("the log says it", || server.log().contains("not reloaded"));
     assert_eq!(server.post("/hooks/a", "x").status, 202);
@@ -67,7 +66,7 @@ fn a_configuration_that_has_vanished_stays_in_force() {
     let stopped = server.cli(&["reload"]);
     let errors = String::from_utf8_lossy(&stopped.stderr).into_owned();
     assert_eq!(stopped.status.code(), Some(1));
-    assert_eq!(errors, "no server runs: start it with `hooktrail serve`\n");
+    assert!(errors.starts_with("no server runs with the database "), "{errors}");
 }
 
 #[test]

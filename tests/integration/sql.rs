@@ -289,3 +289,11 @@ fn as_another_user_outside_the_group_it_says_who_may_read() {
     let errors = stderr(&output);
     assert!(errors.contains("user nobody may not read it: run this command as root"), "{errors}");
 }
+
+#[test]
+fn a_query_ends_after_its_time_also_within_one_function() {
+    let server = scenario().source("a", "").start();
+    server.post("/hooks/a", "x");
+    let query = "select instr(hex(zeroblob(50000000)), hex(zeroblob(5000000)) || substr(method, 1, 1)) from events";
+    fails(&server, &["--timeout", "100ms", query], "the query took longer than 100ms");
+}

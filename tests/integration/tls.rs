@@ -237,3 +237,46 @@ fn more_connections_than_slots_keep_no_sender_out_with_tls_and_without() {
         assert_accepted(&post(&server, "cert.pem", &[]));
     }
 }
+
+/// Runs a client in Python, with the port as its argument, and returns what it prints.
+#[track_caller]
+fn python(server: &Server, script: &str) -> String {
+    let begin = "import socket, ssl, sys\n\
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n\
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n\
+        plain = socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=60)\n\
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)\n\
+        stream = context.wrap_socket(plain)\n";
+    let output = Command::new("python3")
+        .arg("-c")
+        .arg(format!("{begin}{script}"))
+        .arg(server.port.to_string())
+        .current_dir(server.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_request_is_accepted_from_a_client_that_ends_without_a_word() {
+    let server = with_tls().start();
+    // Without close_notify, as many clients do.
+    python(
+        &server,
+        "stream.sendall(b'POST /hooks/a HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 2\\r\\n\\r\\n{}')\n\
+         stream.shutdown(socket.SHUT_WR)\n",
+    );
+    server.until("select count(*) from events", "1");
+}
+
+#[test]
+fn a_client_that_reads_no_responses_is_disconnected() {
+    let server = with_tls().server("request_timeout = '1s'").start();
+    let printed = python(
+        &server,
+        "try:\n    while True:\n        stream.sendall(b'GET /nothing HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n\
+         except (ConnectionResetError, BrokenPipeError, ssl.SSLError) as e:\n    print('disconnected')\n",
+    );
+    assert_eq!(printed, "disconnected\n");
+}

@@ -49,15 +49,13 @@ impl Authority {
     }
 }
 
-/// Sends a request on a new connection to a server whose certificate `authority` has issued. `identity` is what the
-/// client shows if the server asks for a certificate. `None`: there was no complete response.
-pub fn send_tls_request(
+/// Connects to a server whose certificate `authority` has issued. `identity` is what the client shows if the server asks
+/// for a certificate.
+pub fn connect(
     port: u16,
     authority: &Authority,
     identity: Option<&Identity>,
-    (method, path, headers): (&str, &str, &str),
-    body: &[u8],
-) -> Option<Response> {
+) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.0.der().clone()).expect("an authority");
     let provider = rustls::crypto::ring::default_provider();
@@ -76,7 +74,18 @@ pub fn send_tls_request(
     let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("a listener");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let mut stream = StreamOwned::new(connection, stream);
+    StreamOwned::new(connection, stream)
+}
+
+/// Sends a request on a new connection. `None`: there was no complete response.
+pub fn send_tls_request(
+    port: u16,
+    authority: &Authority,
+    identity: Option<&Identity>,
+    (method, path, headers): (&str, &str, &str),
+    body: &[u8],
+) -> Option<Response> {
+    let mut stream = connect(port, authority, identity);
     // The server may close before it has read the whole request.
     let _ = stream.write_all(&request_bytes(method, path, headers, body));
     let mut response = Vec::new();
