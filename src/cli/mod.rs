@@ -360,7 +360,7 @@ fn run(cli: Cli) -> Result<(), ExitError> {
         _ => {}
     }
     let file = config::find(cli.config).map_err(|errors| match command {
-        Command::Reload => user_error(errors),
+        Command::Reload => user_error(errors.to_string()),
         _ => errors.into(),
     })?;
     if matches!(command, Command::Serve) {

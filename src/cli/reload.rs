@@ -31,15 +31,18 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
         Ok(loaded) => Some(loaded.config.store.path.clone()),
         Err(_) => config::load_despite_errors(file).map(|config| config.store.path),
     };
-    let Some(server) = database.as_deref().map(find_server).transpose()?.flatten() else {
-        let path = database.map(|path| format!(" with the database {}", path.display()));
+    let Some(database) = database else {
+        let errors = loaded.err().map(|errors| errors.to_string()).unwrap_or_default();
+        return Err(user_error(format!("{errors}\nno server was asked to reload")));
+    };
+    let Some(server) = find_server(&database)? else {
         let text = format!(
-            "no server runs{}: start it with `hooktrail serve`, or restart the one whose store.path has changed",
-            path.unwrap_or_default()
+            "no server runs with the database {}: start it with `hooktrail serve`, or restart the one whose \
+             store.path has changed",
+            database.display()
         );
-        return Err(user_error(
-            loaded.err().map(|errors| format!("{errors}\n{text}")).unwrap_or(text),
-        ));
+        let errors = loaded.err().map(|errors| format!("{errors}\n"));
+        return Err(user_error(errors.unwrap_or_default() + &text));
     };
     if let Some(info) = server.info()
         && !is_same_file(Path::new(&info.config), file)
