@@ -283,7 +283,7 @@ mod proxy_protocol {
         until("the log says why", || {
             server.log().contains("does not begin with the PROXY protocol")
         });
-        let (stranger, port) = start("");
+        let (stranger, port) = start("'192.0.2.1'");
         assert_eq!(exchange(port, &[&header(), REQUEST]), None);
         until("the log says why", || stranger.log().contains("not in server.trusted_proxies"));
         for server in [&server, &stranger] {

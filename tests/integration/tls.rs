@@ -245,7 +245,6 @@ fn python(server: &Server, script: &str) -> String {
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n\
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n\
         plain = socket.create_connection(('127.0.0.1', int(sys.argv[1])), timeout=60)\n\
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)\n\
         stream = context.wrap_socket(plain)\n";
     let output = Command::new("python3")
         .arg("-c")
