@@ -27,7 +27,7 @@ use crate::store::read_limit::{ReadLimit, is_over_limit};
 use crate::store::{self, Connection, ReadPool};
 use crate::web::server::{AppService, Server, ServerSettings};
 use crate::web::transport::TransportSettings;
-use crate::web::{BoundListener, IntakeState, STOP_LIMIT, health, tracking};
+use crate::web::{BoundListener, IntakeState, health, tracking};
 use crate::worker::RunningJobs;
 use crate::worker::task_builder::TaskBuilder;
 
@@ -78,6 +78,10 @@ pub const MAX_CONNECTIONS: usize = feed::MAX_STREAMS + 64;
 /// How long a client may leave what was sent to it unread. Then its connection is closed, so that clients which never
 /// read do not use up the connections.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a stop waits for requests in flight: the stream of an output ends with the outcome of its job. Webhooks are
+/// accepted meanwhile.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
 
 /// The largest body of a request that has credentials.
 const MAX_BODY_BYTES: usize = 1 << 20;

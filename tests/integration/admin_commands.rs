@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use rustix::process::Signal;
+
 use crate::support::client::{Response, send_request};
 use crate::support::server::{Server, scenario, stderr, stdout, until};
 
@@ -52,6 +54,24 @@ fn open_says_what_is_missing() {
     server.stop();
     let (code, text) = server.cli_text(&["open"]);
     assert_eq!((code, text.contains("no server runs")), (Some(3), true), "{text}");
+}
+
+#[test]
+fn tail_prints_how_a_job_ended_while_the_server_stopped() {
+    let mut server = server_with("echo one; until [ -e go ]; do sleep 0.02; done; echo two");
+    assert_eq!(server.post("/hooks/a", "{}").status, 202);
+    server.until("select jobs from queue_depth where state = 'running'", "1");
+    let mut command = server.start_cli(&["tail", "-f", "1"], Stdio::piped());
+    let mut lines = BufReader::new(command.0.stdout.take().expect("the output"));
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a line");
+    server.signal(Signal::TERM);
+    until("the server stops", || server.log().contains("stopping"));
+    server.write_file("go", "");
+    assert_eq!(server.wait_for_exit(), Some(0));
+    lines.read_to_string(&mut line).expect("the end");
+    assert_eq!(line, "one\ntwo\n");
+    assert!(command.0.wait().expect("the end").success());
 }
 
 #[test]
