@@ -92,9 +92,11 @@ pub fn check_start(loaded: &LoadedConfig) -> StartFindings {
         info.map(|info| [&info.intake[..], &info.admin].concat()).unwrap_or_default();
     // A server may run and not say where it listens: it is still starting, or this user may not read that.
     let is_unknown = info.is_none() && !matches!(server, Ok(None));
-    for web::UnavailableAddress { key, index, error } in web::find_unavailable(config, &taken) {
+    for unavailable in web::find_unavailable(config, &taken) {
+        let web::UnavailableAddress { key, index, address, error } = unavailable;
         if !(is_unknown && matches!(error, ListenError::InUse(_))) {
-            add(key, index, &error.to_string(), units.unit_for_listener(key, &error));
+            let text = format!("can't listen on {address}: {error}");
+            add(key, index, &text, units.unit_for_listener(key, &error));
         }
     }
     if let Err(problem) = store::check_start(database, !matches!(server, Ok(None))) {

@@ -379,6 +379,7 @@ pub struct UnavailableAddress {
     pub key: &'static str,
     /// Its index in that list.
     pub index: usize,
+    pub address: String,
     pub error: ListenError,
 }
 
@@ -408,7 +409,8 @@ pub fn find_unavailable(config: &Config, taken: &[String]) -> Vec<UnavailableAdd
                 }),
             };
             if let Err(error) = checked {
-                unavailable.push(UnavailableAddress { key, index, error });
+                let address = display_listen(listen);
+                unavailable.push(UnavailableAddress { key, index, address, error });
             }
         }
     }
