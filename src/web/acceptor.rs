@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use super::sockets::{BACKLOG, BoundSocket};
 
 /// How long a listener waits after an error of the system, such as a lack of descriptors.
 const ERROR_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a socket that closes waits for connections that are being made.
+const HANDSHAKE_TIME: Duration = Duration::from_millis(5);
 
 /// A connection that a listener has accepted.
 pub struct Accepted {
@@ -60,15 +63,19 @@ impl Acceptor {
             }
         }
         if !self.listener.leaves_queue() {
-            self.empty_queue(&listening, turn).await;
+            listening.ignore_new();
+            self.empty_queue(&listening, &mut turn).await;
+            // A connection that was being made has been made by now, unless it is from far away.
+            tokio::time::sleep(HANDSHAKE_TIME).await;
+            self.empty_queue(&listening, &mut turn).await;
         }
     }
 
     /// Accepts what waits in the queue of a socket that nobody has after this listener.
-    async fn empty_queue(&self, listening: &Listening, mut turn: usize) {
+    async fn empty_queue(&self, listening: &Listening, turn: &mut usize) {
         for _ in 0..BACKLOG {
             match listening.accept_now() {
-                Ok((socket, peer)) => self.hand_over(socket, peer, &mut turn).await,
+                Ok((socket, peer)) => self.hand_over(socket, peer, turn).await,
                 Err(e) if is_of_one_connection(&e) => {}
                 Err(_) => return,
             }
@@ -131,6 +138,16 @@ impl Listening {
         }
     }
 
+    /// Lets the system drop requests for new connections. Their clients repeat them after a second, and find another listener
+    /// or none. Without that, a connection that is made right before the socket closes is reset.
+    fn ignore_new(&self) {
+        if let Self::Tcp(tcp) = self
+            && let Err(e) = ignore_syn(tcp)
+        {
+            log::debug!("connections may be reset while a listener closes: {e}");
+        }
+    }
+
     /// Accepts a connection that waits already.
     fn accept_now(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -145,6 +162,32 @@ impl Listening {
             Self::Unix(unix) => Ok((acceptfrom_with(unix, flags)?.0, None)),
         }
     }
+}
+
+/// Attaches a filter that drops segments with the flag SYN (bpf(2), socket(7)). It sees the header of TCP first.
+fn ignore_syn(tcp: &TcpListener) -> io::Result<()> {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS),
+        instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, SYN),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel copies the program, which lives until the call returns.
+    let attached = unsafe {
+        libc::setsockopt(
+            tcp.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            length,
+        )
+    };
+    if attached == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether an error concerns one connection alone, as accept(2) says of errors of the network.
