@@ -25,7 +25,7 @@ use crate::metrics::endpoint;
 use crate::store::open_files::OpenFiles;
 use crate::store::read_limit::{ReadLimit, is_over_limit};
 use crate::store::{self, Connection, ReadPool};
-use crate::web::server::{AppService, Server, ServerSettings};
+use crate::web::server::{AppService, HttpServer, ServerSettings};
 use crate::web::transport::TransportSettings;
 use crate::web::{BoundListener, IntakeState, health, tracking};
 use crate::worker::RunningJobs;
@@ -126,7 +126,7 @@ pub struct AdminInputs {
 /// The admin listener, while it runs.
 pub struct AdminServer {
     admin: Arc<Admin>,
-    server: Arc<Server>,
+    server: Arc<HttpServer>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -328,7 +328,7 @@ pub fn start(tokens: &AdminTokens, inputs: AdminInputs) -> anyhow::Result<AdminS
     };
     let (limits, app_admin) = (Arc::clone(&admin), Arc::clone(&admin));
     let limits = move || limits.intake.time_limits();
-    let server = Arc::new(Server::start(settings, limits, move || build_app(&app_admin))?);
+    let server = Arc::new(HttpServer::start(settings, limits, move || build_app(&app_admin))?);
     Ok(AdminServer { admin, server, threads: vec![feed_thread, operations_thread] })
 }
 

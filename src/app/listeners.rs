@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 
 use crate::admin::AdminServer;
 use crate::config::Config;
-use crate::web::{ListenAddresses, STOP_LIMIT, Server, Sockets};
+use crate::web::{HttpServer, ListenAddresses, STOP_LIMIT, Sockets};
 
 /// How long a reload waits for an address that a reload before has not closed yet.
 const CLOSING_WAIT: Duration = Duration::from_secs(2);
 
 /// Both servers, and the sockets of their listeners.
 pub(super) struct Listeners {
-    pub intake: Arc<Server>,
+    pub intake: Arc<HttpServer>,
     pub admin: AdminServer,
     sockets: Mutex<Sockets>,
 }
@@ -25,7 +25,7 @@ impl Listeners {
     ///
     /// # Errors
     /// The process has no descriptors left.
-    pub fn open(intake: Arc<Server>, admin: AdminServer, sockets: Sockets) -> io::Result<Self> {
+    pub fn open(intake: Arc<HttpServer>, admin: AdminServer, sockets: Sockets) -> io::Result<Self> {
         let served = sockets.try_clone()?;
         intake.set_listeners(served.intake);
         admin.set_listeners(served.admin);

@@ -25,6 +25,7 @@ use crate::verify::Scheme;
 pub mod acceptor;
 pub mod body;
 pub mod body_memory;
+pub mod bound_sockets;
 pub mod check_pool;
 pub mod client_ip;
 pub mod client_subject;
@@ -55,13 +56,12 @@ pub mod tracking;
 pub mod transport;
 pub mod writer_client;
 
+pub use bound_sockets::{BoundListener, Sockets, bind};
 use connections::TimeLimits;
 pub use intake_config::{IntakeConfig, QueueCounters, SourceRuntime, sources_with_queue_limit};
-pub use server::Server;
+pub use server::HttpServer;
 use server::{ServerSettings, intake_app};
-pub use sockets::{
-    BoundListener, ListenError, Sockets, UnavailableAddress, bind, find_unavailable,
-};
+pub use sockets::{ListenError, UnavailableAddress, find_unavailable};
 pub use tls_slot::TlsSlot;
 use transport::TransportSettings;
 
@@ -201,7 +201,7 @@ pub fn start_intake(
     max_connections: usize,
     state: &Arc<IntakeState>,
     tls: Arc<TlsSlot>,
-) -> anyhow::Result<Arc<Server>> {
+) -> anyhow::Result<Arc<HttpServer>> {
     let proxies = Arc::clone(state);
     let settings = ServerSettings {
         name: "intake",
@@ -219,7 +219,7 @@ pub fn start_intake(
     };
     let (limits, app_state) = (Arc::clone(state), Arc::clone(state));
     let make_app = move || intake_app(&app_state);
-    Server::start(settings, move || limits.time_limits(), make_app).map(Arc::new)
+    HttpServer::start(settings, move || limits.time_limits(), make_app).map(Arc::new)
 }
 
 /// Where the server listens.

@@ -27,11 +27,12 @@ use tokio::task::{JoinHandle as TaskHandle, LocalSet, spawn_local};
 
 use super::IntakeState;
 use super::acceptor::{Accepted, Acceptor};
+use super::bound_sockets::BoundListener;
 use super::connection_stream::ConnectionStream;
 use super::connections::{Connections, LINGER, Remaining, TimeLimits};
 use super::intake::{self, IntakeThread};
 use super::listener::ListenerState;
-use super::sockets::{BoundListener, BoundSocket};
+use super::sockets::BoundSocket;
 use super::transport::{Transport, TransportSettings, establish};
 use crate::config::Listen;
 
@@ -61,7 +62,7 @@ pub struct ServerSettings {
 }
 
 /// A running server.
-pub struct Server {
+pub struct HttpServer {
     connections: Arc<Connections>,
     commands: mpsc::Sender<AcceptCommand>,
     listeners: Mutex<Vec<OpenListener>>,
@@ -76,7 +77,7 @@ struct OpenListener {
     /// The number of its socket.
     socket: Option<u64>,
     /// The file of its unix socket.
-    file: Option<FileId>,
+    file: Option<SocketFileId>,
     state: Arc<ListenerState>,
 }
 
@@ -98,7 +99,7 @@ enum AcceptCommand {
     Stop,
 }
 
-impl Server {
+impl HttpServer {
     /// Starts the threads, without a listener. Each makes an app. `limits` returns the time limits, which a reload may
     /// change.
     ///
@@ -152,7 +153,7 @@ impl Server {
             if listeners.iter().any(|open| open.is(&bound)) {
                 continue;
             }
-            let (socket, file) = (bound.socket.number(), FileId::of(&bound.listener.address));
+            let (socket, file) = (bound.socket.number(), SocketFileId::of(&bound.listener.address));
             let shared = ListenerState::new(bound.listener);
             self.command(AcceptCommand::Open(bound.socket, Arc::clone(&shared)));
             listeners.push(OpenListener { socket, file, state: shared });
@@ -275,7 +276,7 @@ impl Server {
 fn remove_socket_files(closed: &[&OpenListener]) {
     for open in closed.iter().filter(|open| open.file.is_some()) {
         let address = &open.state.listener.address;
-        if let (Listen::Unix(path), true) = (address, FileId::of(address) == open.file) {
+        if let (Listen::Unix(path), true) = (address, SocketFileId::of(address) == open.file) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -283,9 +284,9 @@ fn remove_socket_files(closed: &[&OpenListener]) {
 
 /// The device and the number of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId(u64, u64);
+struct SocketFileId(u64, u64);
 
-impl FileId {
+impl SocketFileId {
     /// Finds the file of a unix socket.
     fn of(address: &Listen) -> Option<Self> {
         let Listen::Unix(path) = address else { return None };

@@ -17,14 +17,14 @@ use super::connections::TimeLimits;
 use super::rejection::Rejection;
 use super::server::ServerSettings;
 use super::transport::TransportSettings;
-use super::{BoundListener, STOP_LIMIT, Server, Sockets, TlsSlot, health};
+use super::{BoundListener, HttpServer, STOP_LIMIT, Sockets, TlsSlot, health};
 use crate::metrics::UnavailableReason;
 
 /// Maximum number of connections. More wait in the queue of the socket.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// Responds until it is stopped.
-pub struct Standby(Arc<Server>);
+pub struct Standby(Arc<HttpServer>);
 
 impl Standby {
     /// Starts the standby server.
@@ -51,7 +51,7 @@ impl Standby {
                 Ok(ServiceResponse::new(request, response))
             }))
         };
-        let server = Arc::new(Server::start(settings, move || limits, make_app)?);
+        let server = Arc::new(HttpServer::start(settings, move || limits, make_app)?);
         let all = sockets.intake.iter().chain(&sockets.admin).map(BoundListener::try_clone);
         server.set_listeners(all.collect::<std::io::Result<_>>()?);
         Ok(Self(server))
