@@ -89,7 +89,6 @@ pub struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.connection.enter(Phase::Closing, 0, 0);
         self.connections.remove(&self.connection);
     }
 }
@@ -168,6 +167,9 @@ impl Connections {
 
     fn remove(&self, connection: &Arc<Connection>) {
         let mut open = self.open.lock();
+        // Together: otherwise a connection that has made room is not counted any more, its slot is not free yet, and
+        // `make_room` closes another one.
+        connection.enter(Phase::Closing, 0, 0);
         open.by_address.remove(&Arc::as_ptr(connection).addr());
         self.open_count.store(open.by_address.len(), Ordering::Relaxed);
         drop(open);
