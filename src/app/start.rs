@@ -118,10 +118,7 @@ pub(super) fn prepare(
         Ok(()) | Err(OpenError::Transient(_)) => web::bind(config).map_err(ExitError::other)?,
         Err(e) => return Err(e.into()),
     };
-    let limits = TimeLimits {
-        request_timeout: config.server.request_timeout,
-        keep_alive: config.server.keep_alive,
-    };
+    let limits = TimeLimits::of(&config.server);
     let standby = start_standby(&sockets, limits, tls).map_err(ExitError::other)?;
     let mut wait_log = WaitLog::default();
     while let Err(error) = locked {

@@ -7,12 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::app::ExitError;
 use crate::config::{self, ConfigErrors, LoadedConfig, Secrets};
 use crate::expression::evaluator_main;
-use crate::store::{self, Access, Store};
+use crate::store::{self, Access, LockHolder, Store};
 use crate::{app, log, process};
 
 mod admin_client;
@@ -411,6 +412,12 @@ fn open_store(loaded: &LoadedConfig) -> Result<Store, ExitError> {
 fn open_store_to_write(loaded: &LoadedConfig, is_dry_run: bool) -> Result<Store, ExitError> {
     let access = if is_dry_run { Access::Read } else { Access::Write };
     Ok(store::open_for_cli(&loaded.config.store.path, access)?)
+}
+
+/// Finds the server that owns a database.
+fn find_server(database: &Path) -> Result<Option<LockHolder>, ExitError> {
+    Ok(store::find_lock_holder(database)
+        .with_context(|| format!("{}: cannot be read", database.display()))?)
 }
 
 /// Prints on standard error that no server runs, and when the command takes effect therefore.

@@ -8,10 +8,10 @@ use anyhow::Context;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{ExitError, output, user_error};
+use super::{ExitError, find_server, output, user_error};
 use crate::clock;
 use crate::config::{self, LoadedConfig};
-use crate::store::{self, LockHolder, ReloadRecord};
+use crate::store::{LockHolder, ReloadRecord};
 
 /// How long a reload may take. The database may be busy for a while.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -80,11 +80,6 @@ pub fn reload(file: &Path) -> Result<(), ExitError> {
     Err(user_error(format!("the server has not reported a result for {TIMEOUT:?}: see its log")))
 }
 
-fn find_server(database: &Path) -> Result<Option<LockHolder>, ExitError> {
-    Ok(store::find_lock_holder(database)
-        .with_context(|| format!("{}: cannot be read", database.display()))?)
-}
-
 /// Whether both names lead to one file. One that does not exist any more has its name alone.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
@@ -123,9 +118,9 @@ fn report(
         writeln!(out, "{}: reloaded", file.display())?;
         return Ok(out.flush()?);
     }
-    Err(user_error(format!("{}\n{}", reload.errors.join("\n"), not_reloaded(file))))
-}
-
-fn not_reloaded(file: &Path) -> String {
-    format!("{}: not reloaded: the old configuration stays in force", file.display())
+    Err(user_error(format!(
+        "{}\n{}: not reloaded: the old configuration stays in force",
+        reload.errors.join("\n"),
+        file.display()
+    )))
 }

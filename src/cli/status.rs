@@ -2,12 +2,11 @@
 
 use std::io::Write;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::output::{self, escape_line};
-use super::{ExitError, http_client, open_store};
+use super::{ExitError, find_server, http_client, open_store};
 use crate::clock;
 use crate::config::LoadedConfig;
 use crate::store::retention::{self, RetentionRest};
@@ -60,8 +59,7 @@ pub fn status(loaded: &LoadedConfig, args: &StatusArgs) -> Result<(), ExitError>
 
 fn collect(loaded: &LoadedConfig) -> Result<Status, ExitError> {
     let database = &loaded.config.store.path;
-    let server = store::find_lock_holder(database)
-        .with_context(|| format!("{}: cannot be read", database.display()))?;
+    let server = find_server(database)?;
     let mut problems = Vec::new();
     let mut is_ready = false;
     match server.as_ref().map(LockHolder::info) {

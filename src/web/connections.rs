@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, ConnectionState, Phase, ServerCounters};
 use super::listener::ListenerState;
+use crate::config::ServerConfig;
 
 /// Maximum time that a peer gets to read its last response while it is still sending.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -38,6 +39,11 @@ pub struct TimeLimits {
 }
 
 impl TimeLimits {
+    /// The limits of a configuration.
+    pub fn of(server: &ServerConfig) -> Self {
+        Self { request_timeout: server.request_timeout, keep_alive: server.keep_alive }
+    }
+
     /// Returns how long a connection may stay in a phase.
     fn for_phase(&self, phase: Phase) -> Option<Duration> {
         match phase {

@@ -153,11 +153,7 @@ impl IntakeState {
 
     /// The time limits of connections, in the present configuration.
     pub fn time_limits(&self) -> TimeLimits {
-        let config = self.config.load();
-        TimeLimits {
-            request_timeout: config.server.request_timeout,
-            keep_alive: config.server.keep_alive,
-        }
+        TimeLimits::of(&self.config.load().server)
     }
 
     /// Returns why no event can be accepted now, if so. During shutdown intake still accepts what

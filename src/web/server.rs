@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -35,6 +34,7 @@ use super::listener::ListenerState;
 use super::sockets::BoundSocket;
 use super::transport::{Transport, TransportSettings, establish};
 use crate::config::Listen;
+use crate::store::open_files::FileId;
 
 /// Connections that wait for a thread.
 const THREAD_QUEUE: usize = 256;
@@ -77,7 +77,7 @@ struct OpenListener {
     /// The number of its socket.
     socket: Option<u64>,
     /// The file of its unix socket.
-    file: Option<SocketFileId>,
+    file: Option<FileId>,
     state: Arc<ListenerState>,
 }
 
@@ -153,7 +153,7 @@ impl HttpServer {
             if listeners.iter().any(|open| open.is(&bound)) {
                 continue;
             }
-            let (socket, file) = (bound.socket.number(), SocketFileId::of(&bound.listener.address));
+            let (socket, file) = (bound.socket.number(), file_of(&bound.listener.address));
             let shared = ListenerState::new(bound.listener);
             self.command(AcceptCommand::Open(bound.socket, Arc::clone(&shared)));
             listeners.push(OpenListener { socket, file, state: shared });
@@ -276,23 +276,16 @@ impl HttpServer {
 fn remove_socket_files(closed: &[&OpenListener]) {
     for open in closed.iter().filter(|open| open.file.is_some()) {
         let address = &open.state.listener.address;
-        if let (Listen::Unix(path), true) = (address, SocketFileId::of(address) == open.file) {
+        if let (Listen::Unix(path), true) = (address, file_of(address) == open.file) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// The device and the number of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SocketFileId(u64, u64);
-
-impl SocketFileId {
-    /// Finds the file of a unix socket.
-    fn of(address: &Listen) -> Option<Self> {
-        let Listen::Unix(path) = address else { return None };
-        let found = std::fs::symlink_metadata(path).ok()?;
-        Some(Self(found.dev(), found.ino()))
-    }
+/// Finds the file of a unix socket.
+fn file_of(address: &Listen) -> Option<FileId> {
+    let Listen::Unix(path) = address else { return None };
+    Some(FileId::from_metadata(&std::fs::symlink_metadata(path).ok()?))
 }
 
 /// What happens to the sockets of listeners that close.
