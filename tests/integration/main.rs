@@ -57,6 +57,7 @@ mod litestream;
 mod live_systemd;
 mod log;
 mod metrics;
+mod nats_servers;
 mod ownership;
 mod package;
 mod prefetch;

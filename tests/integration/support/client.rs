@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::support::server::DEADLINE;
 
@@ -38,7 +38,18 @@ pub fn send_request(
     headers: &str,
     body: &[u8],
 ) -> Option<Response> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    send_request_to((Ipv4Addr::LOCALHOST, port).into(), method, path, headers, body)
+}
+
+/// Sends a request to another address than that of the loopback interface.
+pub fn send_request_to(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Option<Response> {
+    let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
     // The server may respond and close before it has read the whole request.
     let _ = stream.write_all(&request_bytes(method, path, headers, body));
