@@ -64,6 +64,7 @@ fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
         query: None,
         ip: "127.0.0.1".to_owned(),
         client: None,
+        origin_key: None,
         headers: Headers(vec![
             line("host", "127.0.0.1:8080"),
             line("content-type", "application/json"),

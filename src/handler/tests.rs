@@ -32,6 +32,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
         query: None,
         ip: "192.0.2.7".into(),
         client: Some("CN=paminga,O=\"P\"".into()),
+        origin_key: None,
         headers: Headers(vec![
             line("x-a", "1"),
             line("content-type", "text/plain"),
