@@ -1,4 +1,4 @@
--- The schema of a Hooktrail database, version 2 (`PRAGMA user_version`). docs/database.md describes the
+-- The schema of a Hooktrail database, version 3 (`PRAGMA user_version`). docs/database.md describes the
 -- views. The views keep their columns. Of the tables, only events.id, events.body, attempts.stdout and
 -- attempts.stderr are stable.
 --
@@ -97,6 +97,7 @@ CREATE TABLE minute_counts (
 -- salt: random, for the digest of query, headers and body (see `seals`).
 -- content_digest: that digest, since the content and the salt were removed.
 -- client: the subject of the client certificate. NULL: the client showed none.
+-- origin_key: the key under which the machine that sent the event knows it. NULL: the event arrived by HTTP.
 CREATE TABLE events (
   id INTEGER PRIMARY KEY,
   uid BLOB NOT NULL,
@@ -115,8 +116,10 @@ CREATE TABLE events (
   body BLOB,
   removed_bytes INTEGER,
   client TEXT,
+  origin_key TEXT,
   CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
 );
+CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL;
 
 -- The block index: which blocks of 1024 ids (id / 1024) hold rows of a source, and of a handler. `list` and
 -- `tail` read those blocks only, newest first, and the index costs intake one row for each block. Indexes of
@@ -513,7 +516,7 @@ SELECT e.id AS event,
         OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
       strftime('%Y-%m-%dT%H:%M:%fZ', coalesce(max(j.ended_at), e.received_at) / 1000.0, 'unixepoch')
       END FROM jobs j WHERE (j.id BETWEEN e.first_job AND e.last_job OR j.appended_to = e.id))
-    AS settled_at, e.client
+    AS settled_at, e.client, e.origin_key
 FROM events e JOIN sources s ON s.id = e.source;
 
 CREATE VIEW dead_jobs AS

@@ -23,6 +23,7 @@ use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets, ValidityP
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::LookupLimit;
+use crate::jetstream::NatsThread;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::retention::{self, RetentionInputs};
@@ -44,6 +45,7 @@ use crate::worker::{self, HandlerMap, RunningJobs, StopReason, WorkerContext};
 use crate::{clock, notify};
 
 mod certificates;
+mod consumers;
 mod exit_error;
 mod files;
 mod handlers;
@@ -54,6 +56,7 @@ mod start;
 mod start_check;
 
 use certificates::{Certificates, FileStamps, LoadedCertificate};
+use consumers::Consumers;
 pub use exit_error::ExitError;
 pub use handlers::build_handler;
 use handlers::{
@@ -232,6 +235,9 @@ struct Server {
     source_counters: Arc<SourceCounters>,
     paths: SourcePaths,
     handlers: Arc<ArcSwap<HandlerMap>>,
+    /// The thread of all connections to NATS.
+    nats: NatsThread,
+    consumers: Consumers,
     alert_subscribers: AlertSubscription,
     planners: Planners,
     expander: JoinHandle<()>,
@@ -318,7 +324,8 @@ impl Server {
         let (stop, stopped) = bounded(0);
         let thread = open_files::watch(Arc::clone(&store.files), Arc::clone(&health), stopped)?;
         let file_watch = StoppableThread { stop, thread };
-        let handlers = build_handlers(&config, registry, secrets, &HandlerMap::default());
+        let nats = NatsThread::default();
+        let handlers = build_handlers(&config, registry, secrets, &nats, &HandlerMap::default());
         let cancelled = Arc::clone(&running);
         let workers_link = WorkerLink {
             threads: workers,
@@ -415,6 +422,8 @@ impl Server {
         let intake = web::start_intake(connections_max, &shared_intake, slot)?;
         let admin = admin::start(&tokens, admin_inputs(&shared_intake))?;
         let listeners = Listeners::open(intake, admin, sockets)?;
+        let consumers = Consumers::new(nats.clone(), Arc::clone(&shared_intake));
+        consumers.configure(&config.load(), registry, secrets.0);
         Ok(Self {
             file,
             owner: owner.clone(),
@@ -425,6 +434,8 @@ impl Server {
             source_counters,
             paths,
             handlers,
+            nats,
+            consumers,
             alert_subscribers,
             planners,
             expander,
@@ -505,7 +516,7 @@ impl Server {
         self.planners.store(Arc::new(deferred_planners(&config, &registry)));
         self.intake_state.deferrals.wake();
         let previous = self.handlers.load_full();
-        let handlers = build_handlers(&config, &registry, &secrets, &previous);
+        let handlers = build_handlers(&config, &registry, &secrets, &self.nats, &previous);
         self.handlers.store(Arc::clone(&handlers));
         self.writer.configure(handler_table(&handlers));
         close_replaced(&previous, &handlers);
@@ -513,6 +524,7 @@ impl Server {
         self.certificates.set(tls);
         let connections_max = files::connections_max(&config, self.files_max);
         self.listeners.intake.set_max_connections(connections_max);
+        self.consumers.configure(&config, &registry, &secrets);
         let addresses = rebound.apply();
         self.owner.describe(|info| {
             (info.intake, info.admin) = (addresses.intake, addresses.admin);
@@ -551,6 +563,7 @@ impl Server {
         self.handlers.load().values().for_each(|handler| handler.runner.close());
         self.supervisor.wait_for_runs(GRACE * 2);
         self.intake_state.is_closing.store(true, Ordering::SeqCst);
+        self.consumers.stop();
         self.listeners.stop();
         self.maintenance.stop();
         self.retention.stop();
@@ -558,7 +571,7 @@ impl Server {
         self.writer.close_workers();
         self.intake_state.deferrals.close();
         let _ = self.expander.join();
-        drop((self.writer, self.intake_state, self.readers));
+        drop((self.writer, self.intake_state, self.consumers, self.readers));
         for thread in self.threads.into_iter().rev() {
             let _ = thread.join();
         }

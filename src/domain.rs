@@ -68,6 +68,8 @@ pub struct Event {
     pub ip: String,
     /// The subject of the client certificate; `None` if the client showed none.
     pub client: Option<String>,
+    /// The key under which the machine that sent the event knows it; `None` if the event arrived by HTTP.
+    pub origin_key: Option<String>,
     pub headers: Headers,
     pub body: Arc<[u8]>,
     /// The size of the body before it was removed. `body` is empty then.

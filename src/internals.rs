@@ -32,6 +32,7 @@ pub mod expression {
 
 pub mod handler {
     pub use crate::handler::{LookupLimit, Task, runner_for};
+    pub use crate::jetstream::NatsThread;
 }
 
 pub mod process {

@@ -22,6 +22,7 @@ mod escape;
 mod expander;
 mod expression;
 mod handler;
+mod jetstream;
 mod json;
 mod log;
 mod maintenance;

@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod answer;
 mod claims;
 mod expression;
+mod jetstream;
 mod noop;
 mod seal;
 mod spawn;
@@ -47,6 +48,17 @@ enum Program {
         #[arg(default_value = "target/release/hooktrail")]
         hooktrail: PathBuf,
     },
+    /// Publish messages to a stream of NATS, without queue and database
+    Jetstream {
+        server: String,
+        /// Created if there is none
+        stream: String,
+        count: usize,
+        in_flight: usize,
+        /// Send headers as Hooktrail does
+        #[arg(long)]
+        headers: bool,
+    },
     /// Serve HTTP: read each body and discard it
     Noop { address: String },
     /// Seal the rows of a database that benches/fill.sql made
@@ -73,6 +85,9 @@ fn main() -> anyhow::Result<()> {
         Some(Program::Answer) => answer::run(),
         Some(Program::Claims { folder, jobs, seconds }) => claims::run(&folder, jobs, seconds),
         Some(Program::Expression { hooktrail }) => expression::run(&hooktrail),
+        Some(Program::Jetstream { server, stream, count, in_flight, headers }) => {
+            jetstream::run(&server, &stream, count, in_flight, headers)
+        }
         Some(Program::Noop { address }) => noop::run(&address),
         Some(Program::Seal { database }) => seal::run(&database),
         Some(Program::Spawn { seconds }) => spawn::run(seconds),

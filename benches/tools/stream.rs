@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use hooktrail::internals::config::{self, CommandTarget, HandlerKind, Mode};
 use hooktrail::internals::domain::{Claim, Event, EventId, Headers, JobId, Outcome};
-use hooktrail::internals::handler::{LookupLimit, Task, runner_for};
+use hooktrail::internals::handler::{LookupLimit, NatsThread, Task, runner_for};
 use hooktrail::internals::process::{CancelToken, GRACE, Supervisor};
 
 use crate::BODY;
@@ -25,7 +25,8 @@ pub fn run(command: Vec<String>, threads: i64, seconds: f64) -> anyhow::Result<(
         env: Vec::new(),
         mode: Mode::Stream,
     });
-    let (stream, settings) = (runner_for(&settings), Arc::new(settings));
+    let stream = runner_for(&settings, None, &NatsThread::default());
+    let settings = Arc::new(settings);
     let (good, bad) = (AtomicU64::new(0), AtomicU64::new(0));
     let end = Instant::now() + length;
     std::thread::scope(|scope| {
@@ -64,6 +65,7 @@ fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
         query: None,
         ip: "127.0.0.1".to_owned(),
         client: None,
+        origin_key: None,
         headers: Headers(vec![
             line("host", "127.0.0.1:8080"),
             line("content-type", "application/json"),
@@ -83,6 +85,7 @@ fn task(handler: &Arc<config::Handler>, supervisor: &Arc<Supervisor>) -> Task {
         input: Arc::clone(&event.body),
         is_json_input: false,
         max_attempts: 40,
+        message: None,
         idempotency_key: "the-key".to_owned(),
         supervisor: Arc::clone(supervisor),
         lookups: LookupLimit::default(),

@@ -13,6 +13,8 @@ const FILES_PER_READER: u64 = 2;
 /// A kept connection to a URL: its socket, and four of its runtime: the epoll instance twice, an eventfd
 /// and tokio's socket for signals.
 const FILES_PER_URL_CONNECTION: u64 = 5;
+/// The connection of a handler or a source to NATS: its socket, and that of the next server while it connects again.
+const FILES_PER_NATS_CONNECTION: u64 = 2;
 /// Four pipes and the pidfd of a process. While it starts, the other ends of its pipes too.
 const FILES_PER_PROCESS: u64 = 5;
 const FILES_PER_STARTING_PROCESS: u64 = 4;
@@ -38,6 +40,7 @@ fn reserve(config: &Config) -> u64 {
     let workers = config.workers.threads as u64;
     // Persistent processes, and kept connections to URLs.
     let files_of_handler = |handler: &Handler| match &handler.kind {
+        HandlerKind::JetStream(_) => FILES_PER_NATS_CONNECTION,
         HandlerKind::Url(_) => handler.concurrency as u64 * FILES_PER_URL_CONNECTION,
         HandlerKind::Command(command) => match command.mode {
             Mode::Stream => handler.concurrency as u64 * FILES_PER_PROCESS,
@@ -45,6 +48,8 @@ fn reserve(config: &Config) -> u64 {
         },
     };
     let persistent: u64 = config.handlers.iter().map(files_of_handler).sum();
+    let consumers = config.sources.iter().filter(|source| source.consumer().is_some()).count();
+    let persistent = persistent + consumers as u64 * FILES_PER_NATS_CONNECTION;
     // A socket, and the connection that it has accepted and that waits for a slot. A reload may have both old and new ones.
     let listeners = 4 * (config.server.listen.len() + config.admin.listen.len());
     OWN_FILES

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, EnvValue, HandlerKind, Secrets};
 use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
 use crate::handler::{self, HandlerRuntime};
+use crate::jetstream::NatsThread;
 use crate::planner::DeferredPlanner;
 use crate::scheduler::handler_schedule::HandlerLimits;
 use crate::scheduler::{HandlerTable, ScheduledHandler};
@@ -48,7 +49,8 @@ pub(super) fn deferred_planners(
 
 /// The path templates of the sources, by name: `$params` is read with them.
 pub(super) fn source_paths(config: &Config) -> HashMap<String, String> {
-    config.sources.iter().map(|source| (source.name.clone(), source.path.clone())).collect()
+    let path = |source: &config::Source| Some((source.name.clone(), source.path()?.to_owned()));
+    config.sources.iter().filter_map(path).collect()
 }
 
 /// Builds the runtimes of all handlers. An unchanged handler keeps its runtime with its persistent
@@ -57,12 +59,13 @@ pub(super) fn build_handlers(
     config: &Config,
     registry: &Registry,
     secrets: &Secrets,
+    nats: &NatsThread,
     previous: &HandlerMap,
 ) -> Arc<HandlerMap> {
     let mut all = HandlerMap::new();
     for handler in &config.handlers {
         let Some(&id) = registry.handlers.get(&handler.name) else { continue };
-        let built = build_handler(handler, secrets);
+        let built = build_handler(handler, secrets, nats);
         let runtime = match previous.get(&id) {
             Some(existing) if existing.is_equivalent(&built) => Arc::clone(existing),
             _ => Arc::new(built),
@@ -92,7 +95,11 @@ pub(super) fn close_replaced(previous: &HandlerMap, current: &HandlerMap) {
 }
 
 /// Builds the runtime of one handler: its settings with the secrets filled in.
-pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRuntime {
+pub fn build_handler(
+    handler: &config::Handler,
+    secrets: &Secrets,
+    nats: &NatsThread,
+) -> HandlerRuntime {
     use std::os::unix::ffi::OsStringExt;
     let value = |value: &EnvValue| match value {
         EnvValue::Text(text) => text.clone().into_bytes(),
@@ -101,7 +108,11 @@ pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRun
     let (env, headers, sign) = match &handler.kind {
         HandlerKind::Command(command) => (&command.env[..], &[][..], &[][..]),
         HandlerKind::Url(target) => (&[][..], &target.headers[..], &target.sign[..]),
+        HandlerKind::JetStream(_) => Default::default(),
     };
+    let credentials = handler.jetstream().and_then(|target| target.nats.credentials.as_ref());
+    let credentials: Option<Arc<[u8]>> =
+        credentials.map(|secret| secrets.get(secret).unwrap_or_default().into());
     let env = env.iter().map(|(name, entry)| (name.clone(), OsString::from_vec(value(entry))));
     HandlerRuntime {
         settings: Arc::new(handler.clone()),
@@ -109,6 +120,7 @@ pub fn build_handler(handler: &config::Handler, secrets: &Secrets) -> HandlerRun
         headers: headers.iter().map(|(name, entry)| (name.clone(), value(entry))).collect(),
         sign: secrets.resolve(sign).map(<[u8]>::to_vec).collect(),
         file_stamps: handler::command_file_stamps(handler),
-        runner: handler::runner_for(handler),
+        runner: handler::runner_for(handler, credentials.clone(), nats),
+        credentials,
     }
 }

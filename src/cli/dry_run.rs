@@ -19,6 +19,7 @@ use crate::expression::{
     EvaluatorPool, EventContext, Expression, HandlerDecision, HandlerMatch, RawJobKeys,
 };
 use crate::handler::{HandlerRuntime, LookupLimit};
+use crate::jetstream::NatsThread;
 use crate::numbers::format_count;
 use crate::planner::JobPlanner;
 use crate::process::{CancelToken, GRACE, Supervisor};
@@ -140,8 +141,8 @@ pub fn task_builder(loaded: &LoadedConfig, store: &Store) -> Result<TaskBuilder,
     let supervisor = supervisor(&store.database_id);
     let folder = store.path.parent().unwrap_or(Path::new("."));
     let expressions = EvaluatorPool::new(folder, &supervisor);
-    let paths =
-        loaded.config.sources.iter().map(|source| (source.name.clone(), source.path.clone()));
+    let paths = loaded.config.sources.iter();
+    let paths = paths.filter_map(|source| Some((source.name.clone(), source.path()?.to_owned())));
     let paths = Arc::new(ArcSwap::from_pointee(paths.collect()));
     Ok(TaskBuilder { readers, expressions, paths, supervisor, lookups: LookupLimit::default() })
 }
@@ -283,7 +284,7 @@ pub fn run(loaded: &LoadedConfig, args: &RunArgs) -> Result<(), ExitError> {
     let store = open_store(loaded)?;
     let event = load_event(&store, args.event)?;
     let builder = task_builder(loaded, &store)?;
-    let runtime = app::build_handler(handler, &secrets);
+    let runtime = app::build_handler(handler, &secrets, &NatsThread::default());
     builder.supervisor.become_subreaper()?;
     let job = queries::find_newest_job(&store.conn, event.id, name)?;
     let (job, attempt) = job.unwrap_or((JobId(0), 1));

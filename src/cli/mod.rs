@@ -79,11 +79,16 @@ enum Command {
         "hooktrail check",
         "# Print which handlers match event 7",
         "hooktrail check --event 7",
+        "# Also connect to NATS",
+        "hooktrail check --connect",
     ]))]
     Check {
         /// Also print which handlers match this event
         #[arg(long, value_name = "EVENT", value_parser = id_list::parse_id, allow_negative_numbers = true)]
         event: Option<i64>,
+        /// Also test the connections of `jetstream`: servers, credentials, streams and consumers
+        #[arg(long)]
+        connect: bool,
         /// Exit with 1 if there are warnings
         #[arg(long)]
         strict: bool,
@@ -373,7 +378,10 @@ fn run(cli: Cli) -> Result<(), ExitError> {
     }
     let loaded = config::load(&file)?;
     match command {
-        Command::Check { event, strict } => setup::check(&loaded, event, strict),
+        Command::Check { event, connect, strict } => {
+            let options = setup::CheckOptions { event, connect, is_strict: strict };
+            setup::check(&loaded, &options)
+        }
         Command::Status(args) => status::status(&loaded, &args),
         Command::Run(args) => dry_run::run(&loaded, &args),
         Command::Eval(args) => dry_run::eval(&args, Some(&loaded)),

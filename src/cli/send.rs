@@ -99,6 +99,12 @@ fn build_request(
     args: &SendArgs,
     host: String,
 ) -> Result<OutgoingRequest, ExitError> {
+    let Some(path) = source.path() else {
+        return Err(user_error(format!(
+            "source {}: it gets no requests, but messages of a stream: publish one there",
+            source.name
+        )));
+    };
     let methods = ["POST", "PUT", "PATCH"];
     let is_allowed = |method: &&str| source.methods.iter().any(|allowed| allowed == method);
     let Some(method) = methods.into_iter().find(is_allowed) else {
@@ -133,7 +139,7 @@ fn build_request(
     };
     let mut request = OutgoingRequest {
         method: method.to_owned(),
-        path: fill_path_params(&source.path),
+        path: fill_path_params(path),
         body,
         id,
         is_corrupt: args.bad_signature,

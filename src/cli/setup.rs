@@ -4,18 +4,33 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 
 use super::{ExitError, dry_run, open_store, output, user_error};
 use crate::app;
-use crate::config::{self, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig};
+use crate::config::{
+    self, ConfigErrors, EMBEDDED, EMBEDDED_HANDLERS, Listen, LoadedConfig, Secrets, SourceInput,
+    StreamConsumer,
+};
+use crate::jetstream::{ConnectionTest, NatsThread};
 use crate::numbers::format_count;
 use crate::problems;
 use crate::store::{rescue, stats};
 
-/// Checks the configuration. Prints warnings, the URL of each source, and with `event` the matching handlers.
-pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Result<(), ExitError> {
+/// What `check` does besides reading the configuration.
+pub struct CheckOptions {
+    /// Print which handlers match this event.
+    pub event: Option<i64>,
+    /// Test the connections to NATS.
+    pub connect: bool,
+    /// Warnings are failures.
+    pub is_strict: bool,
+}
+
+/// Checks the configuration. Prints warnings, the URL of each source, and what the options ask for.
+pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitError> {
     let config = &loaded.config;
     let mut out = output::stdout();
     let (secrets, _) = config::read_secrets(loaded);
@@ -46,25 +61,67 @@ pub fn check(loaded: &LoadedConfig, event: Option<i64>, is_strict: bool) -> Resu
     }
     print_warnings(&mut out, &warnings)?;
     for source in &config.sources {
+        let path = match &source.input {
+            SourceInput::Path(path) => path,
+            SourceInput::JetStream(StreamConsumer { stream, consumer, .. }) => {
+                writeln!(out, "source {}: stream {stream}, consumer {consumer}", source.name)?;
+                continue;
+            }
+        };
         for listener in &config.server.listen {
             let url = match &listener.address {
-                Listen::Tcp(address) if listener.tls => format!("https://{address}{}", source.path),
-                Listen::Tcp(address) => format!("http://{address}{}", source.path),
-                Listen::Unix(path) => format!("unix:{} {}", path.display(), source.path),
+                Listen::Tcp(address) if listener.tls => format!("https://{address}{path}"),
+                Listen::Tcp(address) => format!("http://{address}{path}"),
+                Listen::Unix(file) => format!("unix:{} {path}", file.display()),
             };
             writeln!(out, "source {}: {url}", source.name)?;
         }
     }
-    if let Some(event) = event {
+    if options.connect {
+        test_connections(&mut out, loaded, &secrets)?;
+    }
+    if let Some(event) = options.event {
         dry_run::print_matching_handlers(&mut out, loaded, event)?;
     }
     writeln!(out, "{}: no errors", config.file.display())?;
     match warnings.len() {
-        count if is_strict && count > 0 => {
+        count if options.is_strict && count > 0 => {
             let warnings = format_count(count, "warning");
             Err(user_error(format!("{warnings}, and --strict allows none")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found.
+fn test_connections(
+    out: &mut impl Write,
+    loaded: &LoadedConfig,
+    secrets: &Secrets,
+) -> Result<(), ExitError> {
+    let (sources, handlers) = (&loaded.config.sources, &loaded.config.handlers);
+    let of_sources = sources.iter().filter_map(|source| {
+        let consumer = source.consumer()?.clone();
+        Some(("source", &source.name, ConnectionTest::Consumer(consumer)))
+    });
+    let of_handlers = handlers.iter().filter_map(|handler| {
+        let target = handler.jetstream()?.clone();
+        Some(("handler", &handler.name, ConnectionTest::Target(target)))
+    });
+    let (thread, mut errors) = (NatsThread::default(), Vec::new());
+    for (kind, name, test) in of_sources.chain(of_handlers) {
+        let secret = test.nats().credentials.as_ref();
+        let credentials = secret.and_then(|secret| secrets.get(secret)).map(Arc::from);
+        match test.run(&thread, credentials) {
+            Ok(found) => writeln!(out, "{kind} {name}: {found}")?,
+            Err(problem) => {
+                errors.push(loaded.error_at(&format!("{kind}s.{name}.jetstream"), 0, &problem));
+            }
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(user_error(ConfigErrors(errors).to_string())),
     }
 }
 

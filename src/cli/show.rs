@@ -253,6 +253,7 @@ fn event_fields(event: &Event) -> Json {
         "query": event.query,
         "remote_ip": Some(&event.ip).filter(|ip| !ip.is_empty()),
         "client": event.client,
+        "origin_key": event.origin_key,
         "bytes": event.body_bytes(),
         "headers": headers,
         "body": std::str::from_utf8(&event.body).ok().filter(|_| event.removed_bytes.is_none()),

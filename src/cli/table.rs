@@ -13,8 +13,8 @@ use crate::store::queries::Rows;
 
 /// Columns of text without a limit, and the width that they keep while there are optional columns to leave
 /// out. `detail` and `reason` are the last column of their tables.
-const FREE_TEXT: [(&str, usize); 4] =
-    [("path", 16), ("client", 16), ("detail", 36), ("reason", 40)];
+const FREE_TEXT: [(&str, usize); 5] =
+    [("path", 16), ("client", 16), ("origin_key", 16), ("detail", 36), ("reason", 40)];
 
 /// The columns that a narrow terminal can do without, the least important first.
 const OPTIONAL: [&str; 19] = [

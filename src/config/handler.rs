@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WAIT_RANGE};
-use super::server::reject_rest;
+
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Batch, Breaker, CommandTarget, EnvValue, Handler, HandlerKind, Mode, Retry, UniqueBy,
-    command_checks, expression, secret, url_handler,
+    command_checks, expression, jetstream, secret, url_handler,
 };
 use crate::domain::INTERNAL_SOURCE;
 use crate::verify::SecretFormat;
@@ -16,7 +16,7 @@ use crate::verify::SecretFormat;
 const SOURCES_EXPECTED: &str = r#"expected a list of sources such as ["paminga"]"#;
 const COMMAND_EXPECTED: &str =
     r#"expected a list of a program and its arguments such as ["handlers/crm.py", "--live"]"#;
-const NO_COMMAND: &str = r#"has no command and no url: expected command = ["program", "argument"] or url = "https://example.com""#;
+const NO_COMMAND: &str = r#"has no command, no url and no jetstream: expected command = ["program", "argument"], url = "https://example.com" or jetstream = { … }"#;
 const UNIQUE_BY_EXPECTED: &str = r#"expected a table such as { jq = ".id", window = "7d" }"#;
 const BREAKER_EXPECTED: &str = r#"expected a table such as { threshold = 20, cooldown = "1m" }"#;
 const ENV_EXPECTED: &str = r#"expected a table such as { CRM_URL = "https://example.com" }"#;
@@ -52,13 +52,21 @@ pub(super) fn read_handler(
     }
     let default = Handler::with_defaults(name, folder);
     let command = read_command(&table, folder);
-    let target = url_handler::read_url_target(&table, folder);
-    if target.is_none() {
-        command_checks::warn_about_command(&table, &command, folder);
-    }
+    let stream = jetstream::read_target(&table, folder);
+    // Without a `url`, `jetstream` has reported the keys that go with it.
+    let may_have_url = table.has("url") || !table.has("jetstream");
+    let url = if may_have_url { url_handler::read_url_target(&table, folder) } else { None };
+    let kind = match (stream, url) {
+        (Some(target), _) => HandlerKind::JetStream(target),
+        (None, Some(target)) => HandlerKind::Url(target),
+        (None, None) => {
+            command_checks::warn_about_command(&table, &command, folder);
+            HandlerKind::Command(command)
+        }
+    };
     let handler = Handler {
         sources: read_sources(&table, sources),
-        kind: target.map_or(HandlerKind::Command(command), HandlerKind::Url),
+        kind,
         when: expression::read_expression(&table, "when"),
         split: expression::read_expression(&table, "split"),
         transform: expression::read_expression(&table, "transform"),
@@ -78,7 +86,7 @@ pub(super) fn read_handler(
         is_paused: table.flag("paused", false),
         ..default
     };
-    reject_rest(table, &["jetstream"]);
+    table.reject_unknown();
     handler
 }
 
@@ -89,7 +97,7 @@ fn read_unique_by(value: &TomlValue<'_>) -> Option<UniqueBy> {
     }
     let jq = expression::read_expression(&table, "jq");
     let window = table.duration("window", 7 * DAY, POSITIVE_DURATION);
-    reject_rest(table, &[]);
+    table.reject_unknown();
     Some(UniqueBy { jq: jq?, window })
 }
 
@@ -101,7 +109,7 @@ fn read_breaker(value: &TomlValue<'_>) -> Option<Breaker> {
         threshold: u32::try_from(failures).unwrap_or(default.threshold),
         cooldown: table.duration("cooldown", default.cooldown, POSITIVE_DURATION),
     };
-    reject_rest(table, &[]);
+    table.reject_unknown();
     Some(breaker)
 }
 
@@ -146,7 +154,7 @@ fn read_mode(table: &TomlTable<'_>) -> Mode {
     if let Mode::Batch(_) = mode {
         return Mode::Batch(Batch { size, wait });
     }
-    if !table.has("url") {
+    if !table.has("url") && !table.has("jetstream") {
         for value in ["batch_size", "batch_wait"].iter().filter_map(|key| table.get(key)) {
             value.warn(r#"has no effect: expected mode = "batch" beside it"#);
         }
@@ -291,6 +299,6 @@ fn read_retry(value: &TomlValue<'_>) -> Option<Retry> {
         jitter: table.number("jitter", default.jitter, 0.0..=1.0, "expected a number from 0 to 1"),
         max_age: table.duration("max_age", default.max_age, POSITIVE_DURATION),
     };
-    reject_rest(table, &[]);
+    table.reject_unknown();
     Some(retry)
 }

@@ -186,7 +186,7 @@ impl<'a> Sections<'a> {
                 }
             }
         }
-        root.reject_unknown(&[]);
+        root.reject_unknown();
     }
 
     /// Whether no earlier file has this table.

@@ -22,6 +22,7 @@ mod expression;
 mod former_keys;
 mod handler;
 mod include;
+mod jetstream;
 mod load;
 mod parse;
 mod program;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use crate::domain::retention::Retention;
 pub use error::{ConfigError, ConfigErrors};
+pub use jetstream::{JetStreamTarget, NatsSettings, StreamConsumer, is_subject_token};
 pub use load::{LoadedConfig, find, load, load_despite_errors};
 pub use parse::{duration_text, nearest, parse_duration};
 pub use program::{DEFAULT_PATH, find_in_path};
@@ -182,8 +184,7 @@ pub struct WorkersConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub name: String,
-    /// `/hooks/paminga`, or with named segments: `/hooks/{tenant}`.
-    pub path: String,
+    pub input: SourceInput,
     pub methods: Vec<String>,
     pub accept: Accept,
     pub allow_from: Vec<IpNet>,
@@ -206,6 +207,15 @@ pub struct Source {
     pub redact: RedactSettings,
 }
 
+/// Where the events of a source come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceInput {
+    /// Requests to a path: `/hooks/paminga`, or with named segments: `/hooks/{tenant}`.
+    Path(String),
+    /// Messages of a stream.
+    JetStream(StreamConsumer),
+}
+
 /// The values to replace in the requests of a source before they are stored: the settings of `redact = { … }`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RedactSettings {
@@ -222,13 +232,28 @@ impl RedactSettings {
 }
 
 impl Source {
+    /// The path of its requests; `None`: it gets messages of a stream.
+    pub fn path(&self) -> Option<&str> {
+        if let SourceInput::Path(path) = &self.input { Some(path) } else { None }
+    }
+
+    /// The consumer of its messages; `None`: it gets requests.
+    pub fn consumer(&self) -> Option<&StreamConsumer> {
+        if let SourceInput::JetStream(consumer) = &self.input { Some(consumer) } else { None }
+    }
+
     /// How long a sender's delivery key is kept; `None`: it doesn't count.
     ///
     /// A signed key counts besides a source's own rule, as it prevents resending a captured
     /// request. It can't be turned off for a scheme whose tolerance outlasts retries. It is kept at
     /// least as long as its time stamp is valid. Otherwise somebody could resend a captured request
     /// after its key has expired.
+    ///
+    /// The id of a message always counts: the server may stop between its commit and the acknowledgement.
     pub fn delivery_key_window(&self) -> Option<Duration> {
+        if self.consumer().is_some() {
+            return Some(self.dedupe_window);
+        }
         let preset = self.verify.scheme.preset()?;
         let counts = match preset.delivery_key {
             DeliveryKey::Absent => false,
@@ -392,27 +417,37 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// The command, unless the handler posts to a URL.
+    /// The command, if the handler runs one.
     pub fn command(&self) -> Option<&CommandTarget> {
         if let HandlerKind::Command(command) = &self.kind { Some(command) } else { None }
     }
 
-    /// The URL, unless the handler runs a command.
+    /// The URL, if the handler posts to one.
     pub fn url(&self) -> Option<&UrlTarget> {
         if let HandlerKind::Url(target) = &self.kind { Some(target) } else { None }
     }
 
-    /// How many jobs a command with `mode = "batch"` gets at once.
+    /// The stream, if the handler publishes to one.
+    pub fn jetstream(&self) -> Option<&JetStreamTarget> {
+        if let HandlerKind::JetStream(target) = &self.kind { Some(target) } else { None }
+    }
+
+    /// How many jobs a thread gets at once, if it gets more than one: with `mode = "batch"` and with `jetstream`.
     pub fn batch(&self) -> Option<Batch> {
-        if let Mode::Batch(batch) = self.command()?.mode { Some(batch) } else { None }
+        match &self.kind {
+            HandlerKind::Command(CommandTarget { mode: Mode::Batch(batch), .. }) => Some(*batch),
+            HandlerKind::JetStream(target) => Some(target.batch()),
+            HandlerKind::Command(_) | HandlerKind::Url(_) => None,
+        }
     }
 }
 
-/// The program or URL that a handler runs for a job.
+/// The program, URL or stream that gets the jobs of a handler.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HandlerKind {
     Command(CommandTarget),
     Url(UrlTarget),
+    JetStream(JetStreamTarget),
 }
 
 /// `command` and its keys.

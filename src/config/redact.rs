@@ -1,7 +1,7 @@
 //! Reads `redact` of a source, and checks that it leaves the keys by which duplicates are recognised.
 
 use super::parse;
-use super::server::reject_rest;
+
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{Dedupe, DedupeSelector, RedactSettings, Source};
 use crate::body_redaction::{BodyRedaction, RedactPath};
@@ -34,7 +34,7 @@ pub(super) fn read_redact(table: &TomlTable<'_>) -> RedactSettings {
     {
         value.error(format!("has {} paths: expected at most {MAX_PATHS}", paths.len()));
     }
-    reject_rest(table, &[]);
+    table.reject_unknown();
     RedactSettings {
         headers: headers.unwrap_or_default(),
         body: BodyRedaction::new(paths.unwrap_or_default()),

@@ -25,7 +25,7 @@ pub(super) fn read_retention(table: &TomlTable<'_>, default: Retention) -> Reten
         events: part("events", default.events),
         dead_jobs: part("dead_jobs", default.dead_jobs),
     };
-    table.reject_unknown(&[]);
+    table.reject_unknown();
     retention
 }
 

@@ -250,7 +250,7 @@ pub(super) fn parse_one(
         .filter_map(|key| Some((key, table.get(key)?)))
         .collect();
     let is_empty = table.entries_in_order().is_empty();
-    table.reject_unknown(&[]);
+    table.reject_unknown();
     if is_empty || given.len() > 1 {
         return value.invalid_redacted(SECRET_EXPECTED);
     }

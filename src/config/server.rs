@@ -74,7 +74,7 @@ pub(super) fn read_server(table: TomlTable<'_>, folder: &Path) -> ServerConfig {
             (None, None) => {}
         }
     }
-    reject_rest(table, &[]);
+    table.reject_unknown();
     server
 }
 
@@ -110,7 +110,7 @@ pub(super) fn read_admin(
         read_tokens: tokens("read_token"),
         hosts: table.texts("hosts", HOST_EXPECTED, host).unwrap_or_default(),
     };
-    reject_rest(table, &[]);
+    table.reject_unknown();
     admin
 }
 
@@ -137,7 +137,7 @@ pub(super) fn read_store(table: TomlTable<'_>, folder: &Path) -> StoreConfig {
     if let (Durability::Normal, Some(value)) = (store.durability, table.get("durability")) {
         value.warn(r#"is "normal": a power cut may lose the newest events"#);
     }
-    reject_rest(table, &[]);
+    table.reject_unknown();
     store
 }
 
@@ -146,14 +146,8 @@ pub(super) fn read_workers(table: TomlTable<'_>) -> WorkersConfig {
         threads: table.integer("threads", 16, 1..=1024) as usize,
         shutdown_timeout: table.duration("shutdown_timeout", Duration::from_secs(25), WAIT_RANGE),
     };
-    reject_rest(table, &[]);
+    table.reject_unknown();
     workers
-}
-
-/// Rejects reserved and unknown keys.
-pub(super) fn reject_rest(table: TomlTable<'_>, later: &[&'static str]) {
-    table.reject_reserved(later);
-    table.reject_unknown(later);
 }
 
 /// Reads the addresses of one `listen`. Two listeners can't share an address, except for port 0,
@@ -227,7 +221,7 @@ fn read_intake_listeners(table: &TomlTable<'_>, folder: &Path, has_tls: bool) ->
             }
         }
         let proxy_protocol = entries.flag("proxy_protocol", false);
-        reject_rest(entries, &[]);
+        entries.reject_unknown();
         let address = address?;
         settings.push((wanted, proxy_protocol));
         Some(address)
@@ -259,7 +253,7 @@ fn read_tls(table: &TomlTable<'_>, folder: &Path) -> Option<TlsConfig> {
             entries.missing_error(format!("has no {name}: {TLS_EXPECTED}"));
         }
     }
-    reject_rest(entries, &[]);
+    entries.reject_unknown();
     Some(TlsConfig { certificate: certificate?, key: key?, client_ca })
 }
 

@@ -7,18 +7,18 @@ use std::time::Duration;
 use super::error::{Diagnostics, Location};
 use super::parse::{self, DAY, POSITIVE_DURATION};
 use super::retention::read_retention;
-use super::server::{MAX_BODY_BYTES, reject_above_total, reject_rest};
+use super::server::{MAX_BODY_BYTES, reject_above_total};
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Accept, Dedupe, DedupeSelector, Handler, HandshakeConfig, HandshakeSettings, OnDuplicate,
-    Respond, Retention, ServerConfig, Source, Verify, expression, redact, verify,
+    Respond, Retention, ServerConfig, Source, SourceInput, Verify, expression, jetstream, redact,
+    verify,
 };
 use crate::verify::Scheme;
 
 /// `max_queued` if it is not set: effectively no limit, and valid in SQLite.
 pub const NO_MAX_QUEUED: u64 = i64::MAX as u64;
 
-const RESERVED_KEYS: &[&str] = &["jetstream"];
 const METHODS: [&str; 7] = ["POST", "PUT", "PATCH", "DELETE", "GET", "HEAD", "OPTIONS"];
 const METHODS_EXPECTED: &str = r#"expected a list such as ["POST"]"#;
 const NETWORKS_EXPECTED: &str = r#"expected a list of networks such as ["10.0.0.0/8"]"#;
@@ -50,15 +50,22 @@ pub(super) fn read_source(
     }
     let at = table.at;
     let path_at = table.get("path").map_or(at, |value| value.at);
-    let path = table
-        .parse_with("path", PATH_EXPECTED, parse_path)
-        .unwrap_or_else(|| format!("/hooks/{name}"));
-    let verify = read_verify(name, &table, server, (folder, &path));
+    let input = match jetstream::read_consumer(&table, folder) {
+        Some(consumer) => SourceInput::JetStream(consumer),
+        None => {
+            let path = table.parse_with("path", PATH_EXPECTED, parse_path);
+            SourceInput::Path(path.unwrap_or_else(|| format!("/hooks/{name}")))
+        }
+    };
+    let verify = match &input {
+        SourceInput::Path(path) => read_verify(name, &table, server, (folder, path)),
+        SourceInput::JetStream(_) => verify::no_verification(),
+    };
     let (dedupe, dedupe_window) = read_dedupe(&table, &verify);
     check_tolerance(&table, &verify, &dedupe, dedupe_window);
     let source = Source {
         name: name.to_owned(),
-        path,
+        input,
         methods: read_methods(&table, "POST"),
         accept: table.choice(
             "accept",
@@ -87,7 +94,7 @@ pub(super) fn read_source(
         redact: redact::read_redact(&table),
     };
     redact::check_keys(&table, &source);
-    reject_rest(table, RESERVED_KEYS);
+    table.reject_unknown();
     ParsedSource { source, at, path_at }
 }
 
@@ -173,7 +180,7 @@ fn read_dedupe(table: &TomlTable<'_>, verify: &Verify) -> (Dedupe, Duration) {
         table.missing_error(format!("has no key to recognise a duplicate by: {DEDUPE_EXPECTED}"));
     }
     let jq = expression::read_expression(&table, "jq").map(DedupeSelector::Jq);
-    reject_rest(table, &[]);
+    table.reject_unknown();
     let key = header.map(DedupeSelector::Header).or(jq).or(body);
     (key.map_or(Dedupe::Preset, Dedupe::Key), window)
 }
@@ -218,7 +225,7 @@ fn read_handshake(table: &TomlTable<'_>) -> HandshakeConfig {
     let methods = read_methods(&table, "GET");
     let respond = expression::read_expression(&table, "respond");
     let requires_signature = table.flag("signed", true);
-    reject_rest(table, &[]);
+    table.reject_unknown();
     match respond {
         Some(respond) => {
             HandshakeConfig::Custom(HandshakeSettings { methods, respond, requires_signature })
@@ -242,7 +249,7 @@ fn read_respond(value: &TomlValue<'_>) -> Option<Respond> {
     if matches!(respond.status, 204 | 205) && respond.body.as_ref().is_some_and(|b| !b.is_empty()) {
         table.error(format!("has a body: a response of {} can't have one", respond.status));
     }
-    reject_rest(table, &[]);
+    table.reject_unknown();
     Some(respond)
 }
 
@@ -285,8 +292,8 @@ fn is_plain_byte(b: u8) -> bool {
 
 /// Rejects two sources that match the same paths, even with different names of segments.
 pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
-    let pattern = |source: &Source| {
-        let mut segments: Vec<&str> = source.path.split('/').collect();
+    let pattern = |source: &Source, path: &str| {
+        let mut segments: Vec<&str> = path.split('/').collect();
         // A trailing slash does not make another path.
         if segments.last() == Some(&"") {
             segments.pop();
@@ -300,16 +307,16 @@ pub(super) fn check_paths(sources: &[ParsedSource], log: &Diagnostics) {
     };
     let mut first_by_pattern = BTreeMap::new();
     for parsed in sources {
+        let Some(path) = parsed.source.path() else { continue };
         let first: &mut &ParsedSource =
-            first_by_pattern.entry(pattern(&parsed.source)).or_insert(parsed);
+            first_by_pattern.entry(pattern(&parsed.source, path)).or_insert(parsed);
         if std::ptr::eq(*first, parsed) {
             continue;
         }
         let (name, other) = (&parsed.source.name, &first.source.name);
         let text = format!(
-            "sources.{name}.path is {:?}: sources.{other} has it already ({}): expected \
+            "sources.{name}.path is {path:?}: sources.{other} has it already ({}): expected \
              another path",
-            parsed.source.path,
             log.display_location(first.path_at),
         );
         log.error(parsed.path_at, text);

@@ -120,19 +120,11 @@ impl<'a> TomlTable<'a> {
         keys.into_iter().filter_map(|key| entry(key.get_ref().as_ref())).collect()
     }
 
-    /// Rejects keys that are reserved for a later version.
-    pub fn reject_reserved(&self, names: &[&'static str]) {
-        for value in names.iter().filter_map(|name| self.value(name)) {
-            value.error("is not yet known to this version");
-        }
-    }
-
-    /// Rejects every key that the program did not ask for, except for `later`, which
-    /// `reject_reserved` has reported.
-    pub fn reject_unknown(self, later: &[&str]) {
+    /// Rejects every key that the program did not ask for.
+    pub fn reject_unknown(self) {
         let known_keys = self.known_keys.borrow();
         for (name, value) in self.entries_in_order() {
-            if !known_keys.contains(&name) && !later.contains(&name) {
+            if !known_keys.contains(&name) {
                 let is_known = |key: &&str| known_keys.contains(key);
                 let hint = match former_keys::find_successor(name).filter(is_known) {
                     Some(key) => format!("its name is now {key}"),

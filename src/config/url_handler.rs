@@ -51,9 +51,7 @@ pub(super) fn read_url_target(table: &TomlTable<'_>, folder: &Path) -> Option<Ur
     let Some(value) = table.get("url") else {
         // Reading them makes them known keys, so that no second error calls them unknown.
         for value in URL_KEYS.iter().filter_map(|key| table.get(key)) {
-            if !table.has("jetstream") {
-                value.error("goes with url: a command has none");
-            }
+            value.error("goes with url: a command has none");
         }
         return None;
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::parse::{self, POSITIVE_DURATION};
 use super::secret;
-use super::server::reject_rest;
+
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{SecretRef, Verify};
 use crate::verify::{
@@ -64,7 +64,7 @@ pub(super) fn read_verify(value: &TomlValue<'_>, folder: &Path, path: &str) -> O
     {
         value.warn("has no effect: there is no time stamp");
     }
-    reject_rest(table, &[]);
+    table.reject_unknown();
     Some(Verify { scheme: scheme?, tolerance: verify.tolerance.or(default), ..verify })
 }
 

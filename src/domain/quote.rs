@@ -11,12 +11,12 @@ pub fn without_quote(detail: &str) -> &str {
         word.is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.len() <= 12)
     };
     let is_ours = match words.next() {
-        Some("exit" | "signal" | "status" | "timeout") => {
+        Some("exit" | "sequence" | "signal" | "status" | "timeout") => {
             is_value(words.next()) && words.next().is_none()
         }
         Some(
             "when" | "split" | "transform" | "ordering_key" | "version_by" | "unique_by"
-            | "debounce_by",
+            | "debounce_by" | "subject" | "message_id",
         ) => words.next().is_none(),
         _ => matches!(start, "" | "not started"),
     };

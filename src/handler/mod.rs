@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::config::{self, HandlerKind, Mode};
 use crate::domain::{AttemptResult, Claim, Event, Outcome};
+use crate::jetstream::NatsThread;
 use crate::process::{CancelToken, ExitReason, Supervisor};
 
 pub mod batch;
@@ -21,6 +22,7 @@ mod control_fd;
 mod detail_text;
 mod error_line;
 mod http_outcome;
+mod jetstream;
 mod job_line;
 mod line_protocol;
 pub mod stream;
@@ -29,6 +31,7 @@ mod tests;
 pub mod url;
 
 pub use command_spec::{FileStamp, command_file_stamps};
+pub use jetstream::MessageAddress;
 pub use url::{LookupLimit, OWN_USER_AGENT};
 
 /// A configured handler with its secrets read, and its runner. Idle processes and connections live
@@ -40,6 +43,8 @@ pub struct HandlerRuntime {
     pub headers: Arc<[(String, Vec<u8>)]>,
     /// The secrets of `sign`.
     pub sign: Arc<[Vec<u8>]>,
+    /// The `credentials` of `jetstream`.
+    pub credentials: Option<Arc<[u8]>>,
     /// The command's files at the time when this was built.
     pub file_stamps: Vec<FileStamp>,
     pub runner: Box<dyn HandlerRunner>,
@@ -52,6 +57,7 @@ impl HandlerRuntime {
             && self.env == other.env
             && self.headers == other.headers
             && self.sign == other.sign
+            && self.credentials == other.credentials
             && self.file_stamps == other.file_stamps
             && !self.runner.needs_rebuild_on_reload()
     }
@@ -86,6 +92,8 @@ pub struct Task {
     pub max_attempts: u32,
     /// The idempotency key (`HOOKTRAIL_IDEMPOTENCY_KEY`): the same for every attempt of a job.
     pub idempotency_key: String,
+    /// The address of its message, if the handler publishes to a stream.
+    pub message: Option<MessageAddress>,
     /// The owner of the processes that the attempt starts.
     pub supervisor: Arc<Supervisor>,
     /// The bound on the DNS lookups of all handlers.
@@ -128,7 +136,7 @@ pub trait HandlerRunner: Send + Sync {
     }
 
     /// Runs attempts that were claimed together. `on_result` gets the result of each attempt
-    /// exactly once, with its index. There is more than one attempt only with `mode = "batch"`.
+    /// exactly once, with its index. There is more than one attempt only with `mode = "batch"` and with `jetstream`.
     fn run_all(
         &self,
         tasks: &[Task],
@@ -145,9 +153,16 @@ pub trait HandlerRunner: Send + Sync {
     fn close(&self) {}
 }
 
-/// Builds the runner of a handler.
-pub fn runner_for(settings: &config::Handler) -> Box<dyn HandlerRunner> {
+/// Builds the runner of a handler. `credentials`: those of `jetstream`.
+pub fn runner_for(
+    settings: &config::Handler,
+    credentials: Option<Arc<[u8]>>,
+    nats: &NatsThread,
+) -> Box<dyn HandlerRunner> {
     match &settings.kind {
+        HandlerKind::JetStream(target) => {
+            Box::new(jetstream::JetStreamRunner::new(settings, target, credentials, nats.clone()))
+        }
         HandlerKind::Url(_) => Box::new(url::UrlRunner::new(settings)),
         HandlerKind::Command(command) => match command.mode {
             Mode::Each => Box::new(command::CommandRunner),

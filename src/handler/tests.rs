@@ -32,6 +32,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
         query: None,
         ip: "192.0.2.7".into(),
         client: Some("CN=paminga,O=\"P\"".into()),
+        origin_key: None,
         headers: Headers(vec![
             line("x-a", "1"),
             line("content-type", "text/plain"),
@@ -60,6 +61,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
         event: Arc::new(event),
         item: None,
         max_attempts: 40,
+        message: None,
         idempotency_key: "the-key".into(),
         supervisor: Arc::clone(supervisor),
         lookups: LookupLimit::default(),
@@ -71,7 +73,7 @@ fn sample_task_of(supervisor: &Arc<Supervisor>, change: impl FnOnce(&mut config:
 pub(super) fn command_of(handler: &mut config::Handler) -> &mut config::CommandTarget {
     match &mut handler.kind {
         config::HandlerKind::Command(command) => command,
-        config::HandlerKind::Url(target) => panic!("{target:?} is no command"),
+        other => panic!("{other:?} is no command"),
     }
 }
 

@@ -9,11 +9,13 @@ use super::statements::Statements;
 use crate::domain::{Event, EventId, Headers, JobId};
 
 /// The columns of an event except its body, in the order of `read_head`, and where they are from.
-const HEAD: &str = "e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.note, e.removed_bytes, e.client";
+const HEAD: &str =
+    "e.uid, s.name, e.received_at, e.method, e.path, e.query, e.ip, e.headers, e.note, e.removed_bytes,
+     e.client, e.origin_key";
 const FROM: &str = "FROM events e JOIN sources s ON s.id = e.source WHERE e.id = ?1";
 
 /// The number of columns in `HEAD`.
-const HEAD_COLUMNS: usize = 11;
+const HEAD_COLUMNS: usize = 12;
 
 /// Reads the columns of `HEAD`.
 fn read_head(id: EventId, row: &Row<'_>) -> rusqlite::Result<Event> {
@@ -28,6 +30,7 @@ fn read_head(id: EventId, row: &Row<'_>) -> rusqlite::Result<Event> {
         query: row.get(5)?,
         ip: row.get(6)?,
         client: row.get(10)?,
+        origin_key: row.get(11)?,
         headers: decode_headers(row.get_ref(7)?.as_bytes()?),
         body: Arc::from([]),
         expression_errors: row.get(8)?,

@@ -35,6 +35,8 @@ pub struct NewEvent {
     pub ip: String,
     /// The subject of the client certificate.
     pub client: Option<Arc<str>>,
+    /// The key under which the machine that sent the event knows it. `None`: the event arrived by HTTP.
+    pub origin_key: Option<Arc<str>>,
     /// One `name: value` per line.
     pub headers: Vec<u8>,
     pub body: Vec<u8>,
@@ -79,6 +81,7 @@ impl NewEvent {
             path: &self.path,
             ip: &self.ip,
             client: self.client.as_deref(),
+            origin_key: self.origin_key.as_deref(),
             body_bytes: i64::try_from(body.len()).unwrap_or(i64::MAX),
         };
         self.seal = EventSeal { salt, digest: event_digest(&fields, &content) };
@@ -135,8 +138,8 @@ struct EventRow<'e> {
 impl BatchRow for EventRow<'_> {
     const STATEMENTS: StatementTexts = statement_texts!(
         "events (id, uid, source, received_at, method, path, query, ip, headers, first_job, last_job, note,
-           salt, body, client)",
-        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+           salt, body, client, origin_key)",
+        "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
 
     fn byte_count(&self) -> usize {
@@ -161,6 +164,7 @@ impl BatchRow for EventRow<'_> {
             new_event.seal.salt,
             new_event.body,
             new_event.client,
+            new_event.origin_key,
         ])
     }
 }

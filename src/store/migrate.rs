@@ -41,11 +41,23 @@ pub(super) struct Migration {
 }
 
 /// To add one: write the functions, append it here, and edit schema.sql to match the result.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration { change: add_clients, backfill: None }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { change: add_clients, backfill: None },
+    Migration { change: add_origin_keys, backfill: None },
+];
 
 /// Adds the subjects of client certificates to events. The rows of earlier events stay as they are.
 fn add_clients(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("ALTER TABLE events ADD COLUMN client TEXT")
+}
+
+/// Adds the keys of events from other machines. No earlier event has one, so the index is empty: SQLite reads the
+/// rows for it once, without their overflow pages.
+fn add_origin_keys(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "ALTER TABLE events ADD COLUMN origin_key TEXT;
+         CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL",
+    )
 }
 
 /// The version that this program reads and writes.

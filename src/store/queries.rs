@@ -234,7 +234,7 @@ pub(super) const TRAIL_ROW: &str = formatcp!(
        CASE WHEN EXISTS (SELECT 1 FROM c WHERE {IS_UNFINISHED} OR {IS_UNRELEASED})
            OR EXISTS (SELECT 1 FROM deferred_events d WHERE d.event = e.id) THEN NULL ELSE
          strftime({ISO}, coalesce((SELECT max(ended_at) FROM c), e.received_at) / 1000.0, 'unixepoch')
-         END AS settled_at, e.client
+         END AS settled_at, e.client, e.origin_key
      FROM events e JOIN sources s ON s.id = e.source CROSS JOIN u WHERE e.id = ?1"
 );
 

@@ -33,6 +33,8 @@ pub enum SecretFormat {
     P256Key,
     /// Certificates with RSA keys, PEM.
     Certificates,
+    /// The credentials of a NATS user: the contents of a `.creds` file, an nkey seed, `user:password` or a token.
+    NatsCredentials,
 }
 
 impl SecretFormat {
@@ -52,6 +54,13 @@ impl SecretFormat {
             Self::Ed25519Key => parse_ed25519_hex(bytes).err(),
             Self::P256Key => parse_p256(bytes).err(),
             Self::Certificates => parse_certificates(bytes).err(),
+            Self::NatsCredentials => match std::str::from_utf8(bytes) {
+                Ok(_) => None,
+                Err(_) => Some(
+                    "is not UTF-8: expected a .creds file, an nkey seed, user:password or a token"
+                        .to_owned(),
+                ),
+            },
         }
     }
 

@@ -2,7 +2,6 @@
 //! method, address, size and encoding, signature, content type, form, rate. A 2xx leaves only after
 //! the commit.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -11,7 +10,6 @@ use std::time::Instant;
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, dev};
-use tokio::time::timeout;
 
 use super::body::{RequestBody, finish_response};
 use super::body_memory::BodyOwner;
@@ -19,35 +17,24 @@ use super::client_ip::{self, Peer};
 use super::client_subject::ClientSubject;
 use super::connection::Connection;
 use super::connection_stream::MAX_HEAD_BYTES;
-use super::content_type::{self, ContentTypeError};
+use super::event_builder::{DATABASE, EventBuilder, WRITER_FULL, enabled_delivery_key};
 use super::handshake::PossibleHandshakes;
 use super::health::{empty_response, health_response};
-use super::received_request::{
-    Evaluation, FullBody, KnownKey, PreparedRequest, ReceivedRequest, SignedSourceKey,
-};
+use super::received_request::{FullBody, ReceivedRequest, SignedSourceKey};
 use super::rejection::Rejection;
 use super::response::AcceptedResponse;
-use super::writer_client::{PendingReply, WriterClient};
+use super::writer_client::WriterClient;
 use super::{
     IntakeConfig, IntakeState, SourceRuntime, rate_limiter, rejection_log, stored_request,
 };
 use crate::clock;
-use crate::config::Source;
-use crate::domain::job_plan::JobPlan;
-use crate::expression::DEDUPE_TIMEOUT;
 use crate::metrics::{IntakeDurations, IntakeResult, RejectionReason, UnavailableReason};
-use crate::planner::{self, PlannedEvent};
-use crate::store::events::{DedupeCheck, DedupeKey, InsertMode, InsertReply, NewEvent};
+use crate::planner;
+use crate::store::events::{DedupeKey, InsertReply, NewEvent};
 use crate::verify::{Proof, SenderResponse, SignedRequest};
 
 /// Header lines as received: lower-case name, value.
 type HeaderRefs<'a> = Vec<(&'a str, &'a [u8])>;
-
-/// The 503 of a request that the writer has no room for.
-const WRITER_FULL: Rejection = Rejection::Unavailable(UnavailableReason::WriterFull);
-
-/// The 503 of a request that could not be written.
-const DATABASE: Rejection = Rejection::Unavailable(UnavailableReason::Database);
 
 /// What the requests of one intake thread share.
 pub struct IntakeThread {
@@ -293,10 +280,12 @@ impl IntakeRequest<'_> {
         let result = original.run_check(&state.check_pool, check).await?;
         let mut proof = result.map_err(|reason| Rejection::signature(&runtime.verifier, reason))?;
         // Everything that is evaluated, compared and stored from here on is redacted.
+        let builder = self.event_builder();
         let redaction = if source.redact.body.is_empty() {
             Ok(None)
         } else {
-            let redaction = Box::pin(self.redact_body(&original, head, source_index, &mut proof));
+            let redaction =
+                Box::pin(builder.redact_body(&original, head, source_index, &mut proof));
             redaction.await?
         };
         let (redacted, malformed_reason) = match redaction {
@@ -327,30 +316,18 @@ impl IntakeRequest<'_> {
         if !is_method_allowed {
             return Err(method_rejection());
         }
-        let check_accept = |received: &ReceivedRequest<'_>| {
-            content_type::check_content_type(
-                received.runtime.source.accept,
-                received.content_type(),
-                received.request.body,
-            )
-        };
-        received.run_check(&state.check_pool, check_accept).await?.map_err(
-            |error| match error {
-                ContentTypeError::UnsupportedType => Rejection::UnsupportedMediaType,
-                ContentTypeError::MalformedBody(reason) => Rejection::MalformedBody { reason },
-            },
-        )?;
+        builder.check_content(&received).await?;
         if let Some(reason) = malformed_reason {
             return Err(Rejection::MalformedBody { reason });
         }
         let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
-        let result = match self.build_event(&received, &proof, duplicate_key).await {
+        let result = match builder.build_event(&received, &proof, duplicate_key, None).await {
             Ok((event, preset_response)) => {
                 let body = redacted.unwrap_or(body).into_bytes();
                 // If the client disconnects, the memory of the body counts until the writer has
                 // written it.
                 let body_memory = Some(reservation.transfer());
-                match self.send_to_writer(runtime, NewEvent { body, body_memory, ..event }) {
+                match builder.send_to_writer(runtime, NewEvent { body, body_memory, ..event }) {
                     Ok(reply) => respond(runtime, preset_response, reply.await),
                     Err(rejection) => Err(rejection),
                 }
@@ -363,31 +340,9 @@ impl IntakeRequest<'_> {
         result
     }
 
-    /// Redacts the body of a verified request, and the delivery key that depends on it: nobody may find a
-    /// redacted value by its hash. `None`: nothing is redacted. The inner error says why the body cannot be
-    /// read.
-    async fn redact_body(
-        &self,
-        original: &ReceivedRequest<'_>,
-        head: ReceivedRequest<'_>,
-        source_index: usize,
-        proof: &mut Proof,
-    ) -> Result<Result<Option<FullBody>, String>, Rejection> {
-        let pool = &self.state.check_pool;
-        let redact = |received: &ReceivedRequest<'_>| received.redact_body();
-        let body = match original.run_check(pool, redact).await? {
-            Ok(Some(body)) => FullBody::new(body, head, self.config, source_index),
-            Ok(None) => return Ok(Ok(None)),
-            Err(reason) => return Ok(Err(reason)),
-        };
-        let read_key = |received: &ReceivedRequest<'_>| {
-            received.runtime.verifier.key_in_body(&received.request)
-        };
-        if proof.delivery_key.is_some() {
-            let key = body.with_body(head).run_check(pool, read_key).await?;
-            proof.delivery_key = key.or(proof.delivery_key);
-        }
-        Ok(Ok(Some(body)))
+    fn event_builder(&self) -> EventBuilder<'_> {
+        let Self { state, writer_client, config, .. } = *self;
+        EventBuilder { state, writer_client, config }
     }
 
     /// Returns the signed key of a request with a stale timestamp: the delivery key or the source
@@ -445,148 +400,6 @@ impl IntakeRequest<'_> {
         let reason = format!("{reason}; is this machine's clock right?");
         Err(Rejection::signature(&runtime.verifier, reason))
     }
-
-    /// Builds the rows of an accepted request, except its body, and the response of a preset.
-    async fn build_event(
-        &self,
-        received: &ReceivedRequest<'_>,
-        proof: &Proof,
-        duplicate_key: Option<DedupeKey>,
-    ) -> Result<(NewEvent, Option<SenderResponse>), Rejection> {
-        let ReceivedRequest { runtime, now_ms, .. } = *received;
-        let is_new = duplicate_key.is_none();
-        let prepare = move |received: &ReceivedRequest<'_>| received.prepare(is_new);
-        let PreparedRequest {
-            path,
-            query,
-            headers,
-            source_key,
-            body_key,
-            pending,
-            preset_response,
-        } = received.run_check(&self.state.check_pool, prepare).await?;
-        let (submitted_at, mut is_late) = (Instant::now(), false);
-        let planned = match pending {
-            // The request repeats an event, so no expression is evaluated.
-            None if !is_new => PlannedEvent {
-                plan: JobPlan::Evaluated(Vec::new()),
-                dedupe: None,
-                expression_errors: None,
-            },
-            None => runtime.planner.unconditional_plan(),
-            Some(pending) => match pending.wait_or_defer().await {
-                Evaluation::Complete(results) => runtime.planner.plan_from(results),
-                Evaluation::Deferred(key) => {
-                    let key = match key {
-                        None => Box::pin(self.evaluate_dedupe(received, submitted_at)).await,
-                        known => known,
-                    };
-                    is_late = key.is_none();
-                    runtime.planner.deferred_plan(key.flatten())
-                }
-            },
-        };
-        let source = &runtime.source;
-        let with_window =
-            |key| DedupeKey { key, window_ms: planner::window_ms(source.dedupe_window) };
-        let source_key = source_key.or(planned.dedupe).map(with_window);
-        let mut delivery_key = duplicate_key.or_else(|| enabled_delivery_key(source, proof));
-        let (mut insert_mode, mut job_plan) = (InsertMode::Store, planned.plan);
-        if delivery_key.is_none() {
-            let body_key = body_key.map(with_window);
-            delivery_key = self.find_body_key(runtime, body_key, source_key.is_some()).await?;
-            if delivery_key.is_some() && source_key.is_none() {
-                (insert_mode, job_plan) =
-                    (InsertMode::RecordDuplicate, JobPlan::Evaluated(Vec::new()));
-            }
-        }
-        if !is_new {
-            insert_mode = InsertMode::RecordDuplicate;
-        }
-        let retry_dead = source.on_duplicate == crate::config::OnDuplicate::RetryDead && is_new;
-        let dedupe =
-            DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
-        let event = NewEvent {
-            source: runtime.id,
-            uid: random_id()?,
-            received_at_ms: now_ms,
-            method: owned_method(received.request.method),
-            path,
-            query,
-            ip: self.ip.clone(),
-            client: received.client_subject.cloned(),
-            headers,
-            dedupe,
-            expression_errors: planned.expression_errors,
-            plan: job_plan,
-            queue_limit: runtime.queue_limit.clone(),
-            ..NewEvent::default()
-        };
-        if insert_mode != InsertMode::Store {
-            return Ok((event, preset_response));
-        }
-        let salt = random_id()?;
-        let seal = move |received: &ReceivedRequest<'_>| {
-            event.with_seal(&received.runtime.source.name, salt, received.request.body)
-        };
-        Ok((received.run_check(&self.state.check_pool, seal).await?, preset_response))
-    }
-
-    /// Evaluates `dedupe` alone, because the handlers' expressions are too slow. Returns `None` if the key is
-    /// not ready in time, or if the expression fails. The expander then evaluates it.
-    async fn evaluate_dedupe(
-        &self,
-        received: &ReceivedRequest<'_>,
-        submitted_at: Instant,
-    ) -> KnownKey {
-        let evaluate = |received: &ReceivedRequest<'_>| {
-            let dedupe = received.runtime.planner.dedupe_expression()?;
-            Some(received.evaluate_alone(dedupe))
-        };
-        let max_wait = DEDUPE_TIMEOUT.saturating_sub(submitted_at.elapsed());
-        let evaluated = async {
-            let pending = received.run_check(&self.state.check_pool, evaluate).await.ok()??;
-            pending.wait().await.ok()?.dedupe.ok()
-        };
-        if max_wait.is_zero() { None } else { timeout(max_wait, evaluated).await.ok()? }
-    }
-
-    /// Returns the body key if it applies: beside another `dedupe` key, or if an event is stored
-    /// under it. Otherwise `dedupe` gave no key, and each such event is new.
-    async fn find_body_key(
-        &self,
-        runtime: &SourceRuntime,
-        body_key: Option<DedupeKey>,
-        has_source_key: bool,
-    ) -> Result<Option<DedupeKey>, Rejection> {
-        let Some(key) = body_key.filter(|_| !has_source_key) else { return Ok(body_key) };
-        match self.writer_client.store(NewEvent::look_up(runtime.id, key)).await {
-            InsertReply::Duplicate(_) => Ok(body_key),
-            InsertReply::NoRoom => Err(WRITER_FULL),
-            InsertReply::Unavailable => Err(DATABASE),
-            InsertReply::Stored(_)
-            | InsertReply::Deferred(_)
-            | InsertReply::NotDuplicate
-            | InsertReply::QueueFull => Ok(None),
-        }
-    }
-
-    /// Sends an event to the writer, unless the queue of its source is full.
-    fn send_to_writer(
-        &self,
-        runtime: &SourceRuntime,
-        event: NewEvent,
-    ) -> Result<PendingReply<'_>, Rejection> {
-        // Checked here too if the queue is already full, because the writer has other requests to
-        // write.
-        if let Some(limit) = &runtime.queue_limit
-            && event.plan.job_count() > 0
-            && limit.is_reached(0)
-        {
-            return Err(Rejection::QueueFull);
-        }
-        Ok(self.writer_client.store(event))
-    }
 }
 
 /// Makes the response to an event from the writer's reply.
@@ -608,28 +421,6 @@ fn respond(
     };
     runtime.rejection_streak.reset();
     Ok(AcceptedResponse::new(runtime, preset_response).response(event_id.0, is_duplicate))
-}
-
-/// Returns 16 random bytes.
-///
-/// # Errors
-/// The system gave none.
-fn random_id() -> Result<[u8; 16], Rejection> {
-    clock::random_id().map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
-}
-
-/// Returns the delivery key, if the source uses it.
-fn enabled_delivery_key(source: &Source, proof: &Proof) -> Option<DedupeKey> {
-    let (key, window) = proof.delivery_key.zip(source.delivery_key_window())?;
-    Some(DedupeKey { key, window_ms: planner::window_ms(window) })
-}
-
-/// Returns a method that is independent of its request. That of most webhooks needs no memory.
-fn owned_method(method: &str) -> Cow<'static, str> {
-    match method {
-        "POST" => "POST".into(),
-        other => other.to_owned().into(),
-    }
 }
 
 /// Returns the other end of the connection.

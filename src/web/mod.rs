@@ -33,12 +33,14 @@ pub mod connection;
 pub mod connection_stream;
 pub mod connections;
 pub mod content_type;
+mod event_builder;
 pub mod handshake;
 pub mod handshake_log;
 pub mod health;
 pub mod intake;
 pub mod intake_config;
 pub mod listener;
+pub mod message_intake;
 pub mod proxy_protocol;
 pub mod rate_limiter;
 mod received_request;
@@ -279,19 +281,21 @@ pub fn startup_banner(config: &Config, addresses: &ListenAddresses) -> Vec<Strin
         });
     }
     lines.push(format!("the database is {}", config.store.path.display()));
-    let is_open = |source: &&Source| {
-        source.verify.scheme == Scheme::None && source.methods.iter().any(|method| method == "POST")
+    let open_path = |source: &Source| {
+        let is_open = source.verify.scheme == Scheme::None
+            && source.methods.iter().any(|method| method == "POST");
+        Some((source.accept, source.path().filter(|_| is_open)?.to_owned()))
     };
-    let unverified = config.sources.iter().find(is_open);
+    let unverified = config.sources.iter().find_map(open_path);
     let is_curl_target =
         |address: &&String| address.starts_with("http") && !address.ends_with(PROXY_PROTOCOL);
     let http = addresses.intake.iter().find(is_curl_target);
-    if let (Some(source), Some(address)) = (unverified, http) {
-        let (content_type, body) = match source.accept {
+    if let (Some((accept, path)), Some(address)) = (unverified, http) {
+        let (content_type, body) = match accept {
             Accept::Any | Accept::Json => ("application/json", r#"{"form_id":"1","name":"Ada"}"#),
             Accept::Form => ("application/x-www-form-urlencoded", "form_id=1&name=Ada"),
         };
-        let url = format!("{address}{}", source.path);
+        let url = format!("{address}{path}");
         lines
             .push(format!("to try it: curl -H 'Content-Type: {content_type}' -d '{body}' '{url}'"));
     }

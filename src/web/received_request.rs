@@ -363,7 +363,8 @@ impl<'a> ReceivedRequest<'a> {
     }
 
     fn params(&self, path: &str) -> Vec<(String, String)> {
-        planner::path_params(&self.runtime.source.path, path)
+        let template = self.runtime.source.path();
+        template.map(|template| planner::path_params(template, path)).unwrap_or_default()
     }
 
     fn event_context<'s>(

@@ -42,7 +42,7 @@ impl Routes {
     pub fn new(sources: &[Source]) -> Self {
         let (mut fixed_paths, mut patterns) = (HashMap::new(), Vec::new());
         for (number, source) in sources.iter().enumerate() {
-            let path = without_last_slash(&source.path);
+            let Some(path) = source.path().map(without_last_slash) else { continue };
             let segments: Vec<Segment> = path.split('/').skip(1).map(parse_segment).collect();
             let has_name = segments.iter().any(|segment| matches!(segment, Segment::Named));
             if !has_name && !source.verify.scheme.has_path_token() {

@@ -8,10 +8,12 @@ use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::config::{JetStreamTarget, is_subject_token};
 use crate::domain::job_plan::{JobPlan, JobSpec};
 use crate::domain::{AttemptResult, Event, Outcome};
-use crate::expression::{EvaluatorPool, EventContext};
-use crate::handler::{self, HandlerRuntime, LookupLimit, Task};
+use crate::expression::{EvaluatorPool, EventContext, Expression};
+use crate::handler::{self, HandlerRuntime, LookupLimit, MessageAddress, Task};
+use crate::jetstream::derived_message_id;
 use crate::planner::{self, JobPlanner};
 use crate::process::Supervisor;
 use crate::scheduler::retry;
@@ -83,6 +85,14 @@ impl TaskBuilder {
         item: Option<&Arc<[u8]>>,
     ) -> Result<Task, AttemptResult> {
         let input = self.build_input(claimed, handler, &event, item)?;
+        let idempotency_key = idempotency_key(&event, &handler.settings.name, claimed);
+        let message = match handler.settings.jetstream() {
+            Some(target) => {
+                let settings = (target, handler.settings.name.as_str());
+                Some(self.message_address(claimed, settings, &event, item, &idempotency_key)?)
+            }
+            None => None,
+        };
         let retry = &handler.settings.retry;
         Ok(Task {
             claim: claimed.claim,
@@ -94,7 +104,8 @@ impl TaskBuilder {
             input,
             is_json_input: item.is_some() || handler.settings.transform.is_some(),
             max_attempts: retry::max_attempts(retry, claimed.claim.attempt, claimed.failures),
-            idempotency_key: idempotency_key(&event, &handler.settings.name, claimed),
+            idempotency_key,
+            message,
             supervisor: Arc::clone(&self.supervisor),
             lookups: self.lookups.clone(),
             event: Arc::new(event),
@@ -121,6 +132,61 @@ impl TaskBuilder {
                 output.map(Arc::from).map_err(|reason| expression_failed("transform", &reason))
             }
             Err(_) => Err(self.evaluators_busy()),
+        }
+    }
+
+    /// Evaluates the expressions of `jetstream.subject` and `jetstream.message_id`.
+    fn message_address(
+        &self,
+        claimed: &ClaimedJob,
+        (target, handler): (&JetStreamTarget, &str),
+        event: &Event,
+        item: Option<&Arc<[u8]>>,
+        idempotency_key: &str,
+    ) -> Result<MessageAddress, AttemptResult> {
+        let subject = target.subject.build(|expression| {
+            let value = self.evaluate_text("subject", expression, claimed, event, item)?;
+            match is_subject_token(&value) {
+                true => Ok(value),
+                false => Err(expression_failed(
+                    "subject",
+                    &format!(
+                        "{value:?} is no token of a subject: expected text without blanks, ., * and >"
+                    ),
+                )),
+            }
+        })?;
+        let Some(expression) = &target.message_id else {
+            return Ok(MessageAddress { subject, id: idempotency_key.to_owned() });
+        };
+        let value = self.evaluate_text("message_id", expression, claimed, event, item)?;
+        let id = derived_message_id(&value, handler, claimed.item, claimed.replay);
+        Ok(MessageAddress { subject, id })
+    }
+
+    /// Evaluates an expression of the handler, and returns its first output as text. Null and false are errors, as is empty text.
+    fn evaluate_text(
+        &self,
+        name: &str,
+        expression: &Expression,
+        claimed: &ClaimedJob,
+        event: &Event,
+        item: Option<&Arc<[u8]>>,
+    ) -> Result<String, AttemptResult> {
+        let fairness_key = u64::try_from(claimed.source.0).unwrap_or(0);
+        let output = self.with_context(event, item, |context| {
+            self.expressions.transform(fairness_key, expression, context)
+        });
+        let output = output.map_err(|_| self.evaluators_busy())?;
+        let output = output.map_err(|reason| expression_failed(name, &reason))?;
+        match serde_json::from_slice(&output) {
+            Ok(serde_json::Value::String(text)) if !text.is_empty() => Ok(text),
+            Ok(serde_json::Value::Number(_)) => Ok(String::from_utf8_lossy(&output).into_owned()),
+            _ => {
+                let text = String::from_utf8_lossy(&output);
+                let reason = format!("{text} is neither text nor a number");
+                Err(expression_failed(name, &reason))
+            }
         }
     }
 

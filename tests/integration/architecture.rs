@@ -40,16 +40,22 @@ const IMPORTS: &[(&str, &str)] = &[
     ("row_json", "store"),
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
-    ("handler", "clock config domain json process urlencoded"),
+    // Connections to NATS.
+    ("jetstream", "config process"),
+    ("handler", "clock config domain jetstream json process urlencoded"),
     // Modules that coordinate.
-    ("worker", "clock config domain expression handler metrics planner process scheduler store"),
+    (
+        "worker",
+        "clock config domain expression handler jetstream metrics planner process scheduler store",
+    ),
     ("recovery", "clock config domain process scheduler store worker"),
     ("expander", "domain expression planner store worker"),
     ("replay", "config domain expression planner store worker"),
     ("maintenance", "clock config domain expression log notify planner store worker"),
     (
         "web",
-        "clock config domain expression json media_type metrics notify planner redact store tls verify",
+        "clock config domain expression jetstream json media_type metrics notify planner redact store tls \
+         verify",
     ),
     ("problems", "clock config numbers store"),
     (
@@ -59,17 +65,17 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "app",
-        "admin clock config domain expander expression handler log maintenance metrics notify planner process \
-         recovery redact scheduler store tls web worker",
+        "admin clock config domain expander expression handler jetstream log maintenance metrics notify \
+         planner process recovery redact scheduler store tls web worker",
     ),
     (
         "cli",
-        "admin app clock config domain escape expression handler json log numbers planner problems process redact \
-         replay row_json store time_input tls verify web worker",
+        "admin app clock config domain escape expression handler jetstream json log numbers planner problems \
+         process redact replay row_json store time_input tls verify web worker",
     ),
     (
         "internals",
-        "cli clock config domain expression handler planner process scheduler store verify web",
+        "cli clock config domain expression handler jetstream planner process scheduler store verify web",
     ),
     ("main", ""),
     ("lib", "cli"),

@@ -107,7 +107,7 @@ fn json_lists_have_the_columns_of_the_views() {
         "id at event source handler item attempt outcome detail duration_ms next_at job job_state";
     assert_eq!(keys(&outcomes[0]), sorted(columns));
     let events = server.json_lines(&["list", "--events", "--json"]);
-    let columns = "event received_at source remote_ip bytes duplicates jobs queued running succeeded dead cancelled settled_at client";
+    let columns = "event received_at source remote_ip bytes duplicates jobs queued running succeeded dead cancelled settled_at client origin_key";
     assert_eq!(keys(&events[0]), sorted(columns));
     assert_eq!(server.json_lines(&["list", "--handlers", "--json"])[0]["dead"], 2);
     assert_eq!(server.json_lines(&["list", "--sources", "--json"])[0]["source"], "a");

@@ -66,7 +66,7 @@ fn signed_request(
         [("host", "localhost"), ("content-type", content_type)].map(|(n, v)| (n.into(), v.into()));
     let mut request = OutgoingRequest {
         method: "POST".to_owned(),
-        path: found.path.clone(),
+        path: found.path().unwrap().to_owned(),
         headers: headers.to_vec(),
         body: body.as_bytes().to_vec(),
         id: id.to_owned(),

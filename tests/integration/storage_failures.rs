@@ -156,8 +156,8 @@ fn after_a_downgrade_the_error_names_the_copy_from_before_the_migration_and_its_
     server.post("/hooks/a", "kept");
     assert_eq!(server.stop(), Some(0));
     // What a migration to a later version leaves.
-    assert!(server.cli(&["backup", "t.db.v2"]).status.success());
-    server.open_database().execute_batch("pragma user_version = 3; drop table events").unwrap();
+    assert!(server.cli(&["backup", "t.db.v3"]).status.success());
+    server.open_database().execute_batch("pragma user_version = 4; drop table events").unwrap();
     let output = server.cli(&["serve"]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");

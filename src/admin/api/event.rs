@@ -170,6 +170,7 @@ pub async fn event(admin: Data<Admin>, event: Path<i64>) -> Result<Json<EventDet
         source: trail.source,
         remote_ip: trail.remote_ip,
         client: trail.client,
+        origin_key: trail.origin_key,
         method: event.method.clone(),
         path: event.path.clone(),
         query: event.query.clone(),

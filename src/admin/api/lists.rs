@@ -191,7 +191,7 @@ pub async fn load_sources(admin: &Arc<Admin>) -> std::result::Result<Vec<SourceR
     for row in &mut items {
         let source = config.sources.iter().find(|source| source.name == row.source);
         row.configured = source.is_some();
-        row.path = source.map(|source| source.path.clone());
+        row.path = source.and_then(|source| source.path()).map(str::to_owned);
     }
     Ok(items)
 }

@@ -62,6 +62,8 @@ pub struct EventRow {
     pub remote_ip: Option<String>,
     /// The subject of the client certificate. Null: there was none.
     pub client: Option<String>,
+    /// The key under which the machine that sent the event knows it. Null: the event arrived by HTTP.
+    pub origin_key: Option<String>,
     /// The size of the body.
     pub bytes: i64,
     /// How often the sender repeated it.
@@ -262,6 +264,8 @@ pub struct EventDetails {
     pub remote_ip: Option<String>,
     /// The subject of the client certificate. Null: there was none.
     pub client: Option<String>,
+    /// The key under which the machine that sent the event knows it. Null: the event arrived by HTTP.
+    pub origin_key: Option<String>,
     pub method: String,
     pub path: String,
     pub query: Option<String>,

@@ -106,6 +106,9 @@ fn render_head(client: &Client, loaded: &LoadedEvent) -> Markup {
             @if let Some(client) = &trail.client {
                 div { dt { "Client" } dd { (outside_text(client)) } }
             }
+            @if let Some(key) = &trail.origin_key {
+                div { dt { "Origin key" } dd { (outside_text(key)) } }
+            }
             div { dt { "Size" } dd { (bytes(trail.bytes)) } }
             div { dt { "Duplicates" } dd { (count(trail.duplicates)) } }
             div { dt { "Settled" } dd { (optional_time(trail.settled_at.as_deref())) } }

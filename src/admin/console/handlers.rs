@@ -98,6 +98,11 @@ fn settings(handler: &Handler) -> Vec<(&'static str, String)> {
                 settings.push(("env", names(&command.env)));
             }
         }
+        HandlerKind::JetStream(target) => {
+            settings.push(("servers", target.nats.servers.join(", ")));
+            settings.push(("stream", target.stream.clone()));
+            settings.push(("subject", target.subject.to_string()));
+        }
         HandlerKind::Url(target) => {
             settings.push(("url", shown_url(&target.url)));
             if !target.headers.is_empty() {

@@ -68,7 +68,7 @@ fn a_source_and_a_handler_have_the_documented_defaults() {
     let config = folder.load().config;
     let source = Source {
         name: "paminga".into(),
-        path: "/hooks/paminga".into(),
+        input: SourceInput::Path("/hooks/paminga".into()),
         methods: vec!["POST".into()],
         accept: Accept::Any,
         allow_from: vec![],
@@ -194,7 +194,7 @@ max_body_size = "64 KiB"
     .remove(0);
     let expected = Source {
         name: "a".into(),
-        path: "/in/{tenant}/x".into(),
+        input: SourceInput::Path("/in/{tenant}/x".into()),
         methods: vec!["PUT".into(), "POST".into()],
         accept: Accept::Json,
         allow_from: vec!["192.0.2.7/32".parse().unwrap()],

@@ -24,8 +24,8 @@ pth = "/x"
             "4: server.request_timeout is 10: expected a duration such as \"30s\"",
             "6: workers.thread is unknown: did you mean threads?",
             "7: workers.what is unknown: expected threads or shutdown_timeout",
-            "8: handlers.crm has no command and no url: expected command = [\"program\", \"argument\"] or \
-             url = \"https://example.com\"",
+            "8: handlers.crm has no command, no url and no jetstream: expected command = [\"program\", \"argument\"], \
+             url = \"https://example.com\" or jetstream = { … }",
             "9: handlers.crm.sources is 3: expected a list of sources such as [\"paminga\"]",
             "9: handlers.crm.sources names \"pamiga\", which is not a source: did you mean \"paminga\"?",
             "10: handlers.crm.timeout is \"30 secs\": expected a duration such as \"30s\"",
@@ -53,19 +53,6 @@ fn a_syntax_error_is_reported_with_other_errors_but_hides_missing_keys() {
         "[sources.a]\npath = \n",
         &["2: not TOML: string values must be quoted, expected literal string"],
     );
-}
-
-#[test]
-fn reserved_keys_are_rejected_by_name() {
-    let later = |keys: &[&str], table: &str, first: usize, config: &dyn Fn(&str) -> String| {
-        for key in keys {
-            let error = format!("{first}: {table}.{key} is not yet known to this version");
-            check(&config(&format!("{key} = 'x'\n")), &[error.as_str()]);
-        }
-    };
-    let under = |table: &'static str| move |line: &str| format!("[{table}]\n{line}");
-    later(&["jetstream"], "sources.a", 2, &under("sources.a"));
-    later(&["jetstream"], "handlers.h", 5, &|line| handler(line));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod defaults;
 mod errors;
 mod files;
 mod handler_delivery;
+mod jetstream;
 mod redact;
 mod schemes;
 mod secrets;

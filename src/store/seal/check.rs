@@ -52,11 +52,8 @@ pub(in crate::store) fn check_seals(
     let snapshot = conn.unchecked_transaction()?;
     let names = Names::load(&snapshot)?;
     let mut walk = TreeWalk::new(heads);
-    let has_clients = conn.value(
-        "SELECT EXISTS (SELECT 1 FROM pragma_table_info('events') WHERE name = 'client')",
-        [],
-    )?;
-    let mut check = SealCheck { conn, names, has_clients, kept: [0; 3], problems };
+    let event_rows = select_event_rows(conn)?;
+    let mut check = SealCheck { conn, names, event_rows, kept: [0; 3], problems };
     if check.run(&mut walk, is_ended)? {
         for (head, result) in walk.results() {
             if let Some(reason) = reason(head, result) {
@@ -153,8 +150,8 @@ impl Names {
 struct SealCheck<'c> {
     conn: &'c Connection,
     names: Names,
-    /// Whether events have the column `client`, which schema version 2 added.
-    has_clients: bool,
+    /// Selects events in the schema of the database.
+    event_rows: &'static str,
     /// How many sealed rows are not marked as removed.
     kept: [i64; 3],
     problems: SealProblems,
@@ -175,16 +172,27 @@ const EVENT_COLUMNS: &str =
                 removed_bytes, body";
 const EVENT_ROWS: &str = "FROM events WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
 
-/// Selects events of schema version 1, which a backup may still have.
-const VERSION_1_EVENTS: &str = formatcp!("SELECT {EVENT_COLUMNS}, NULL AS client {EVENT_ROWS}");
+/// Select events of earlier schema versions, which a backup may still have.
+const VERSION_1_EVENTS: &str =
+    formatcp!("SELECT {EVENT_COLUMNS}, NULL AS client, NULL AS origin_key {EVENT_ROWS}");
+const VERSION_2_EVENTS: &str =
+    formatcp!("SELECT {EVENT_COLUMNS}, client, NULL AS origin_key {EVENT_ROWS}");
+const PRESENT_EVENTS: &str = formatcp!("SELECT {EVENT_COLUMNS}, client, origin_key {EVENT_ROWS}");
+
+/// Returns the statement that selects events in the schema of the database.
+fn select_event_rows(conn: &Connection) -> rusqlite::Result<&'static str> {
+    let sql =
+        "SELECT count(*) FROM pragma_table_info('events') WHERE name IN ('client', 'origin_key')";
+    Ok(match conn.value(sql, [])? {
+        0_i64 => VERSION_1_EVENTS,
+        1 => VERSION_2_EVENTS,
+        _ => PRESENT_EVENTS,
+    })
+}
 
 /// In the order of `SealedTable`.
 pub(super) const TABLES: [TableCheck; 3] = [
-    TableCheck {
-        name: "event",
-        sql: formatcp!("SELECT {EVENT_COLUMNS}, client {EVENT_ROWS}"),
-        digest: read_event,
-    },
+    TableCheck { name: "event", sql: PRESENT_EVENTS, digest: read_event },
     TableCheck {
         name: "outcome",
         sql: "SELECT a.id, j.event, j.item, j.handler, a.job, a.attempt, a.outcome, a.ended_at, a.duration_ms,
@@ -311,7 +319,7 @@ impl SealCheck<'_> {
         }
         let conn = self.conn;
         let sql = match check.name {
-            "event" if !self.has_clients => VERSION_1_EVENTS,
+            "event" => self.event_rows,
             _ => check.sql,
         };
         let mut statement = conn.prepare_cached(sql)?;
@@ -403,6 +411,7 @@ fn read_event(names: &Names, row: &Row<'_>) -> rusqlite::Result<Option<Digest>> 
         path: text(row.get_ref(5)?),
         ip: text(row.get_ref(6)?),
         client: row.get_ref(13)?.as_str_or_null()?,
+        origin_key: row.get_ref(14)?.as_str_or_null()?,
         body_bytes,
     };
     Ok(Some(event_digest(&fields, &content)))

@@ -103,9 +103,14 @@ pub struct EventFields<'a> {
     pub ip: &'a str,
     /// The subject of the client certificate.
     pub client: Option<&'a str>,
+    /// The key under which the machine that sent the event knows it.
+    pub origin_key: Option<&'a str>,
     /// The size of the body.
     pub body_bytes: i64,
 }
+
+/// Stands before an origin key. It is the length of no client, so no event without a key has the digest of one with it.
+const ORIGIN_KEY_MARK: i64 = -1;
 
 pub fn event_digest(fields: &EventFields<'_>, content: &[u8]) -> Digest {
     let mut hasher = ValueHasher::new("event");
@@ -118,9 +123,12 @@ pub fn event_digest(fields: &EventFields<'_>, content: &[u8]) -> Digest {
         .bytes(fields.ip.as_bytes())
         .number(fields.body_bytes)
         .bytes(content);
-    // Events of schema version 1 were sealed without it.
+    // Earlier events were sealed without these columns, so one that is NULL adds nothing.
     if let Some(client) = fields.client {
         hasher.bytes(client.as_bytes());
+    }
+    if let Some(key) = fields.origin_key {
+        hasher.number(ORIGIN_KEY_MARK).bytes(key.as_bytes());
     }
     hasher.digest()
 }
@@ -326,6 +334,37 @@ mod tests {
             digest(None, b"a", b"bc"),
             digest(Some(b"".as_slice()), b"ab", b"c"),
             digest(Some(b"a".as_slice()), b"b", b"c"),
+        ];
+        for (index, one) in different.iter().enumerate() {
+            assert!(!different[index + 1..].contains(one), "{index}");
+        }
+    }
+
+    #[test]
+    fn a_client_an_origin_key_and_both_have_different_digests() {
+        let digest = |client, origin_key| {
+            let fields = EventFields {
+                uid: &[7; 16],
+                source: "a",
+                received_at_ms: 1,
+                method: "POST",
+                path: "/hooks/a",
+                ip: "",
+                client,
+                origin_key,
+                body_bytes: 2,
+            };
+            event_digest(&fields, b"content")
+        };
+        let different = [
+            digest(None, None),
+            digest(Some("x"), None),
+            digest(None, Some("x")),
+            digest(Some("x"), Some("x")),
+            digest(Some(""), Some("x")),
+            digest(Some("x"), Some("")),
+            digest(Some(""), None),
+            digest(None, Some("")),
         ];
         for (index, one) in different.iter().enumerate() {
             assert!(!different[index + 1..].contains(one), "{index}");

@@ -65,6 +65,8 @@ struct TestStore {
     body: Vec<u8>,
     /// The subject of the client certificate of new events.
     client: Option<Arc<str>>,
+    /// The origin key of new events.
+    origin_key: Option<Arc<str>>,
     /// The effects of all changes.
     effects: Effects,
     breaker: BreakerPolicy,
@@ -89,6 +91,7 @@ fn test_store() -> TestStore {
         source: S,
         body: b"{}".to_vec(),
         client: None,
+        origin_key: None,
         effects: Effects::default(),
         breaker: BreakerPolicy::NEVER,
         queue_limit: None,
@@ -128,6 +131,7 @@ impl TestStore {
             path: "/hooks/a".into(),
             ip: "192.0.2.1".into(),
             client: self.client.clone(),
+            origin_key: self.origin_key.clone(),
             body: self.body.clone(),
             dedupe: dedupe.unwrap_or_default(),
             plan,

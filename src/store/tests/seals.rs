@@ -73,14 +73,17 @@ impl TestStore {
     }
 }
 
-/// An event of each kind: with outputs, with a client certificate and a quoting detail, with nothing that can be removed; and rejections.
+/// An event of each kind: with outputs, with a client certificate and a quoting detail, with an origin key and nothing
+/// that can be removed; and rejections.
 fn sealed_store() -> TestStore {
     let mut store = test_store();
     store.settle_event("exit 0", b"out");
     store.client = Some("CN=a".into());
     store.settle_event("exit 0: bob is unknown", b"");
     store.client = None;
+    store.origin_key = Some("key".into());
     store.settle_event("exit 0", b"");
+    store.origin_key = None;
     store.insert_event(vec![(H, JobSpec::Dead("when: cannot index".into()))]);
     let row = rejection("192.0.2.9");
     store.reject(&row);
@@ -126,6 +129,12 @@ fn a_changed_value_is_named_with_its_row() {
             ("UPDATE events SET client = 'CN=b' WHERE id = 2", "event 2"),
             ("UPDATE events SET client = x'00' WHERE id = 2", "event 2"),
             ("UPDATE events SET client = '' WHERE id = 1", "event 1"),
+            ("UPDATE events SET origin_key = NULL WHERE id = 3", "event 3"),
+            ("UPDATE events SET origin_key = 'other' WHERE id = 3", "event 3"),
+            ("UPDATE events SET origin_key = x'00' WHERE id = 3", "event 3"),
+            ("UPDATE events SET origin_key = '' WHERE id = 1", "event 1"),
+            ("UPDATE events SET origin_key = client, client = NULL WHERE id = 2", "event 2"),
+            ("UPDATE events SET client = origin_key, origin_key = NULL WHERE id = 3", "event 3"),
             ("UPDATE events SET salt = x'00' WHERE id = 2 AND body IS NOT NULL", "event 2"),
             ("UPDATE events SET query = 'q' WHERE id = 2 AND body IS NOT NULL", "event 2"),
             ("UPDATE events SET headers = 'a: b' WHERE id = 2 AND body IS NOT NULL", "event 2"),
@@ -198,7 +207,7 @@ fn a_deleted_row_is_missing_and_an_inserted_one_has_no_seal() {
     for id in [2, 9] {
         let sql = format!(
             "INSERT INTO events SELECT {id}, uid, source, received_at, method, path, query, ip, headers, first_job,
-               last_job, note, salt, content_digest, body, removed_bytes, client FROM events WHERE id = 1"
+               last_job, note, salt, content_digest, body, removed_bytes, client, origin_key FROM events WHERE id = 1"
         );
         assert_eq!(store.tamper(&sql), [format!("{text}: event {id}")]);
         store.conn().execute("DELETE FROM events WHERE id = ?1", [id]).unwrap();
@@ -294,6 +303,7 @@ fn a_row_before_removed_ones_cannot_be_changed_together_with_its_seal() {
                     path: &path,
                     ip: &ip,
                     client: None,
+                    origin_key: None,
                     body_bytes: i64::try_from(body.len()).unwrap(),
                 };
                 let content = seal::event_content_digest(&salt, None, b"", &body);

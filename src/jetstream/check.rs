@@ -1,0 +1,146 @@
+//! Tests the connections of a configuration without changing anything in the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::ContextBuilder;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::{Config, StorageType};
+use crossbeam_channel::bounded;
+use tokio::time::Instant;
+
+use super::connection::NatsConnection;
+use super::consumer::{check_consumer, find_stream};
+use super::thread::NatsThread;
+use crate::config::{JetStreamTarget, NatsSettings, StreamConsumer, duration_text};
+
+/// How long a connection may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// What a handler or a source wants of its cluster.
+#[derive(Clone, Debug)]
+pub enum ConnectionTest {
+    /// A stream that takes the messages of a handler.
+    Target(JetStreamTarget),
+    /// A stream and a consumer that a source can use.
+    Consumer(StreamConsumer),
+}
+
+impl ConnectionTest {
+    /// Returns how to connect.
+    pub fn nats(&self) -> &NatsSettings {
+        match self {
+            Self::Target(target) => &target.nats,
+            Self::Consumer(consumer) => &consumer.nats,
+        }
+    }
+
+    /// Connects, and says what was found. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn run(
+        self,
+        thread: &NatsThread,
+        credentials: Option<Arc<[u8]>>,
+    ) -> Result<String, String> {
+        let (sender, result) = bounded(1);
+        let test = move || async move {
+            let _ = sender.send(self.test(credentials.as_deref()).await);
+        };
+        thread.spawn(test).map_err(|e| format!("the thread of NATS does not start: {e}"))?;
+        result.recv().unwrap_or_else(|_| Err("the test ended without a result".to_owned()))
+    }
+
+    async fn test(&self, credentials: Option<&[u8]>) -> Result<String, String> {
+        let connection = NatsConnection::open(self.nats(), credentials, "hooktrail check").await?;
+        connection.wait_until_connected(Instant::now() + CONNECT_WAIT).await?;
+        let context = ContextBuilder::new().build(connection.client.clone());
+        let max_payload = connection.client.server_info().max_payload;
+        match self {
+            Self::Target(target) => {
+                let stream = find_stream(&context, &target.stream).await?;
+                let config = &stream.cached_info().config;
+                let wanted = target.subject.filter();
+                if !config.subjects.iter().any(|subject| covers(subject, &wanted)) {
+                    let (stream, subjects) = (&target.stream, config.subjects.join(", "));
+                    return Err(format!(
+                        "stream {stream} does not take the subject {}: its subjects are {subjects}",
+                        target.subject
+                    ));
+                }
+                Ok(format!("{}, messages up to {max_payload} bytes", describe(config)))
+            }
+            Self::Consumer(settings) => {
+                let stream = find_stream(&context, &settings.stream).await?;
+                let found = stream.get_consumer::<pull::Config>(&settings.consumer).await;
+                let described = describe(&stream.cached_info().config);
+                Ok(match found {
+                    Ok(consumer) => {
+                        let info = consumer.cached_info();
+                        check_consumer(info, settings)?;
+                        let waiting = info.num_pending + info.num_ack_pending as u64;
+                        format!(
+                            "{described}, consumer {}: {waiting} messages wait",
+                            settings.consumer
+                        )
+                    }
+                    Err(_) => format!(
+                        "{described}, consumer {}: there is none, the server creates it",
+                        settings.consumer
+                    ),
+                })
+            }
+        }
+    }
+}
+
+fn describe(config: &Config) -> String {
+    let storage = match config.storage {
+        StorageType::File => "on disk",
+        StorageType::Memory => "in memory, so that a restart of NATS may lose messages",
+    };
+    let replicas = match config.num_replicas {
+        0 | 1 => "one replica".to_owned(),
+        count => format!("{count} replicas"),
+    };
+    let window = duration_text(config.duplicate_window);
+    format!("stream {}: {replicas} {storage}, duplicate window {window}", config.name)
+}
+
+/// Whether a stream with this subject takes all subjects that match `wanted`, which may have `*`.
+fn covers(subject: &str, wanted: &str) -> bool {
+    let mut wanted = wanted.split('.');
+    for token in subject.split('.') {
+        match (token, wanted.next()) {
+            (">", next) => return next.is_some(),
+            (_, None) => return false,
+            ("*", Some(_)) => {}
+            (token, Some(next)) if token == next => {}
+            _ => return false,
+        }
+    }
+    wanted.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_stream_takes_the_subjects_that_its_pattern_covers() {
+        for (subject, wanted, expected) in [
+            ("hooks.a", "hooks.a", true),
+            ("hooks.*", "hooks.a", true),
+            ("hooks.*", "hooks.*", true),
+            ("hooks.>", "hooks.a.*", true),
+            ("hooks.>", "hooks", false),
+            ("hooks.a", "hooks.*", false),
+            ("hooks.*", "hooks.a.b", false),
+            ("hooks.*.b", "hooks.a", false),
+            ("other.>", "hooks.a", false),
+        ] {
+            assert_eq!(covers(subject, wanted), expected, "{subject} {wanted}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Reads the messages of a stream through a durable pull consumer.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, Info, pull};
+use async_nats::jetstream::message::Acker;
+use async_nats::jetstream::{self, AckKind, Context, ContextBuilder};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::NatsConnection;
+use super::headers;
+use crate::config::StreamConsumer;
+
+/// Messages that one request asks for.
+pub const MAX_BATCH: usize = 500;
+
+/// How long a request waits for messages.
+const REQUEST_EXPIRES: Duration = Duration::from_secs(10);
+
+/// The consumer that is created if there is none: after this time without an acknowledgement, a message is delivered again.
+/// A commit takes milliseconds. Any machine may get the message then, so this is also how long messages wait that a crash
+/// interrupted.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// The consumer that is created if there is none: the maximum number of messages without acknowledgement, on all machines
+/// together.
+const MAX_ACK_PENDING: i64 = 10_000;
+
+/// How long an acknowledgement may wait for the connection.
+const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a reader that accepts no messages asks again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// A message that a stream delivered.
+pub struct Delivery {
+    pub subject: String,
+    /// Names in lower case, in their order.
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+    /// Stays the same when the stream delivers the message again: `Nats-Msg-Id`, else the place of the message in its stream
+    /// with its time, which differs when a stream of the same name is created again.
+    pub message_id: String,
+    /// The key under which people find the message: `Nats-Msg-Id`, else `STREAM:SEQUENCE`.
+    pub key: String,
+    /// The stream has delivered the message before.
+    pub is_redelivery: bool,
+    /// From then on the stream may deliver the message to another machine, so this one must not store it any more.
+    pub store_before: Instant,
+    acker: Acker,
+}
+
+impl Delivery {
+    fn new(message: jetstream::Message, ack_wait: Duration) -> Result<Self, String> {
+        let info = message.info().map_err(|e| format!("a message without its place: {e}"))?;
+        let place = format!("{}:{}", info.stream, info.stream_sequence);
+        let published_at = info.published.unix_timestamp_nanos();
+        let is_redelivery = info.delivered > 1;
+        let (message, acker) = message.split();
+        let id = message.headers.as_ref().and_then(|all| all.get(headers::MESSAGE_ID));
+        let (message_id, key) = match id.map(|id| id.as_str()).filter(|id| !id.is_empty()) {
+            Some(id) => (id.to_owned(), id.to_owned()),
+            None => (format!("{place}:{published_at}"), place),
+        };
+        let mut header_lines: Vec<(String, Vec<u8>)> = Vec::new();
+        for (name, values) in message.headers.iter().flat_map(|all| all.iter()) {
+            let name = name.to_string().to_ascii_lowercase();
+            let values = values.iter().map(|value| value.as_str().as_bytes().to_vec());
+            header_lines.extend(values.map(|value| (name.clone(), value)));
+        }
+        header_lines.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(Self {
+            subject: message.subject.to_string(),
+            headers: header_lines,
+            body: message.payload.to_vec(),
+            message_id,
+            key,
+            is_redelivery,
+            store_before: Instant::now() + ack_wait * 2 / 3,
+            acker,
+        })
+    }
+
+    /// Tells the stream that the message is stored. If this is lost, the stream delivers the message again.
+    pub async fn acknowledge(&self) {
+        let _ = timeout(ACK_TIMEOUT, self.acker.ack()).await;
+    }
+
+    /// Tells the stream not to deliver the message again.
+    pub async fn terminate(&self) {
+        let _ = timeout(ACK_TIMEOUT, self.acker.ack_with(AckKind::Term)).await;
+    }
+}
+
+/// A consumer that was found or created.
+#[derive(Debug)]
+pub struct StreamReader {
+    consumer: Consumer<pull::Config>,
+    ack_wait: Duration,
+}
+
+impl StreamReader {
+    /// Finds the consumer, or creates it.
+    ///
+    /// # Errors
+    /// The stream does not exist, or the consumer does not fit the settings.
+    pub async fn open(
+        connection: &NatsConnection,
+        settings: &StreamConsumer,
+    ) -> Result<Self, String> {
+        let context = ContextBuilder::new().build(connection.client.clone());
+        let stream = find_stream(&context, &settings.stream).await?;
+        let StreamConsumer { consumer: name, filter, is_ordered, .. } = settings;
+        let wanted = pull::Config {
+            durable_name: Some(name.clone()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending: if *is_ordered { 1 } else { MAX_ACK_PENDING },
+            filter_subject: filter.clone().unwrap_or_default(),
+            ..pull::Config::default()
+        };
+        let consumer: Consumer<pull::Config> = stream
+            .get_or_create_consumer(name, wanted)
+            .await
+            .map_err(|e| format!("consumer {name} of stream {}: {e}", settings.stream))?;
+        let ack_wait = check_consumer(consumer.cached_info(), settings)?;
+        Ok(Self { consumer, ack_wait })
+    }
+
+    /// Reads messages until `stop` is cancelled, or the connection is lost. Asks for no message while `max_messages` is zero.
+    ///
+    /// # Errors
+    /// Why it can't go on.
+    pub async fn read(
+        &self,
+        connection: &NatsConnection,
+        deliveries: &mpsc::Sender<Delivery>,
+        max_messages: impl Fn() -> usize,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
+        let mut losses = connection.losses();
+        losses.mark_unchanged();
+        let losses_before = *losses.borrow();
+        while !stop.is_cancelled() {
+            let count = max_messages().min(MAX_BATCH);
+            if count == 0 {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(PAUSE) => continue,
+                }
+            }
+            let request = self.consumer.batch().max_messages(count).expires(REQUEST_EXPIRES);
+            let mut batch = request.messages().await.map_err(|e| e.to_string())?;
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    next = batch.next() => next,
+                    _ = losses.wait_for(|losses| *losses > losses_before) => {
+                        return Err(connection.describe_absence());
+                    }
+                };
+                match next {
+                    Some(Ok(message)) => self.deliver(message, deliveries).await?,
+                    Some(Err(e)) => return Err(e.to_string()),
+                    None => break,
+                }
+            }
+            // What has arrived already would otherwise wait until the stream delivers it again.
+            while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+                self.deliver(message, deliveries).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver(
+        &self,
+        message: jetstream::Message,
+        deliveries: &mpsc::Sender<Delivery>,
+    ) -> Result<(), String> {
+        let delivery = Delivery::new(message, self.ack_wait)?;
+        deliveries.send(delivery).await.map_err(|_| "the source has ended".to_owned())
+    }
+}
+
+/// Finds a stream.
+///
+/// # Errors
+/// It does not exist, or the server does not say.
+pub(super) async fn find_stream(
+    context: &Context,
+    name: &str,
+) -> Result<jetstream::stream::Stream, String> {
+    context.get_stream(name).await.map_err(|e| format!("stream {name}: {e}"))
+}
+
+/// Returns the time after which the consumer delivers a message again.
+///
+/// # Errors
+/// The consumer does not fit the settings.
+pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<Duration, String> {
+    let StreamConsumer { stream, consumer, filter, is_ordered, .. } = settings;
+    let config = &info.config;
+    let at = format!("consumer {consumer} of stream {stream}");
+    if config.deliver_subject.is_some() {
+        return Err(format!("{at} pushes messages: expected a pull consumer"));
+    }
+    if config.ack_policy != AckPolicy::Explicit {
+        return Err(format!(
+            "{at} does not ask for explicit acknowledgements: expected one that does"
+        ));
+    }
+    if let Some(filter) = filter.as_ref().filter(|filter| **filter != config.filter_subject) {
+        let found = &config.filter_subject;
+        return Err(format!(
+            "{at} has the filter {found:?}, and config.toml has {filter:?}: expected the same"
+        ));
+    }
+    if *is_ordered && config.max_ack_pending != 1 {
+        let found = config.max_ack_pending;
+        return Err(format!(
+            "{at} has a max_ack_pending of {found}, and config.toml has ordered = true: expected 1"
+        ));
+    }
+    if config.max_deliver > 0 {
+        log::warn!(
+            "{at} delivers a message at most {} times: the stream gives up a message that is not stored by then",
+            config.max_deliver
+        );
+    }
+    Ok(config.ack_wait)
+}
