@@ -508,7 +508,7 @@ impl IntakeRequest<'_> {
             DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
         let event = NewEvent {
             source: runtime.id,
-            uid: random_id()?,
+            uid: with_random(clock::time_ordered_id(now_ms))?,
             received_at_ms: now_ms,
             method: owned_method(received.request.method),
             path,
@@ -525,7 +525,7 @@ impl IntakeRequest<'_> {
         if insert_mode != InsertMode::Store {
             return Ok((event, preset_response));
         }
-        let salt = random_id()?;
+        let salt = with_random(clock::random_id())?;
         let seal = move |received: &ReceivedRequest<'_>| {
             event.with_seal(&received.runtime.source.name, salt, received.request.body)
         };
@@ -610,12 +610,9 @@ fn respond(
     Ok(AcceptedResponse::new(runtime, preset_response).response(event_id.0, is_duplicate))
 }
 
-/// Returns 16 random bytes.
-///
-/// # Errors
-/// The system gave none.
-fn random_id() -> Result<[u8; 16], Rejection> {
-    clock::random_id().map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
+/// Turns the error of a system without random bytes into a response.
+fn with_random(id: anyhow::Result<[u8; 16]>) -> Result<[u8; 16], Rejection> {
+    id.map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
 }
 
 /// Returns the delivery key, if the source uses it.

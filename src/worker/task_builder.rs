@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
+use crate::domain::idempotency_key::IdempotencyKey;
 use crate::domain::job_plan::{JobPlan, JobSpec};
 use crate::domain::{AttemptResult, Event, Outcome};
 use crate::expression::{EvaluatorPool, EventContext};
@@ -17,6 +14,7 @@ use crate::process::Supervisor;
 use crate::scheduler::retry;
 use crate::store::jobs::{ClaimedJob, queue};
 use crate::store::{ReadPool, event_reads};
+use arc_swap::ArcSwap;
 
 /// The path templates of the sources, by name. `$params` is read with them. A reload replaces the map.
 pub type SourcePaths = Arc<ArcSwap<HashMap<String, String>>>;
@@ -215,9 +213,8 @@ fn expression_failed(which: &str, reason: &str) -> AttemptResult {
     }
 }
 
-/// Builds the idempotency key of a job: the event's random id, the handler, the item and the replay.
-/// The last two are always present, so that no two jobs share a key. At most 100 characters.
+/// Builds the idempotency key of a job.
 pub fn idempotency_key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
-    let uid = URL_SAFE_NO_PAD.encode(event.uid);
-    format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
+    let item = claimed.item.unwrap_or(0);
+    IdempotencyKey { uid: event.uid, handler, item, replay: claimed.replay }.to_string()
 }
