@@ -90,6 +90,8 @@ CREATE TABLE minute_counts (
 
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
+-- uid: received_at and random bytes (UUIDv7). Earlier builds stored random bytes alone. With an origin key, the time may
+--   be another one.
 -- note: errors of optional expressions. It is written later if a deferred event is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
 -- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items
@@ -120,6 +122,7 @@ CREATE TABLE events (
   CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
 );
 CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL;
+CREATE INDEX events_origin_uid ON events (uid) WHERE origin_key IS NOT NULL;
 
 -- The block index: which blocks of 1024 ids (id / 1024) hold rows of a source, and of a handler. `list` and
 -- `tail` read those blocks only, newest first, and the index costs intake one row for each block. Indexes of

@@ -17,6 +17,7 @@ pub mod breaker;
 pub mod claim_request;
 pub mod failure_reason;
 pub mod id_set;
+pub mod idempotency_key;
 pub mod job;
 pub mod job_plan;
 pub mod quote;
@@ -53,7 +54,7 @@ impl fmt::Display for JobId {
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
-    /// Sixteen random bytes, assigned when the event is accepted. `HOOKTRAIL_IDEMPOTENCY_KEY` is
+    /// The time at which the event is accepted and random bytes (UUIDv7, RFC 9562). `HOOKTRAIL_IDEMPOTENCY_KEY` is
     /// derived from them.
     pub uid: [u8; 16],
     pub source: String,

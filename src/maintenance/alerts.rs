@@ -202,12 +202,13 @@ fn store_alert(
     writer: &WriterHandle,
 ) {
     // An event needs a random id. Without one the alert stays recorded.
-    let (Ok(uid), Ok(salt)) = (clock::random_id(), clock::random_id()) else { return };
+    let at_ms = clock::wall_ms();
+    let (Ok(uid), Ok(salt)) = (clock::time_ordered_id(at_ms), clock::random_id()) else { return };
     let event = (!planned.plan.is_empty()).then(|| {
         let event = NewEvent {
             source: subscribers.source,
             uid,
-            received_at_ms: clock::wall_ms(),
+            received_at_ms: at_ms,
             method: "POST".into(),
             headers: b"content-type: application/json".to_vec(),
             expression_errors: planned.expression_errors,

@@ -51,12 +51,13 @@ fn add_clients(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("ALTER TABLE events ADD COLUMN client TEXT")
 }
 
-/// Adds the keys of events from other machines. No earlier event has one, so the index is empty: SQLite reads the
-/// rows for it once, without their overflow pages.
+/// Adds the keys of events from other machines. No earlier event has one, so the indexes are empty: SQLite reads the
+/// rows for each of them once, without their overflow pages.
 fn add_origin_keys(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "ALTER TABLE events ADD COLUMN origin_key TEXT;
-         CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL",
+         CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL;
+         CREATE INDEX events_origin_uid ON events (uid) WHERE origin_key IS NOT NULL",
     )
 }
 

@@ -46,6 +46,7 @@ pub mod handle;
 pub mod handshakes;
 mod job_counts;
 pub mod jobs;
+pub mod key_lookup;
 mod lock;
 mod meta;
 mod migrate;
