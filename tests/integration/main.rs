@@ -50,6 +50,8 @@ mod guarantees;
 mod handshakes;
 mod help;
 mod intake;
+mod jetstream_handlers;
+mod jetstream_sources;
 mod large_requests;
 mod listeners;
 mod lists;
