@@ -48,6 +48,7 @@ pub const TOPICS: &[Topic] = topics! {
     "alerts" "Get a mail when something is wrong"
     "console" "See events and failures in a browser, retry and pause"
     "operations" "Run it as a service, behind a proxy; solve problems"
+    "scaling" "Several machines with NATS JetStream; capacity"
     "glossary" "Terms"
 };
 

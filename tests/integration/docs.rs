@@ -23,6 +23,7 @@ mod links;
 mod names;
 mod operations;
 mod reference;
+mod scaling;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
