@@ -11,7 +11,7 @@
 -- Times are UTC in milliseconds. Times by the database clock (src/clock.rs) do not jump.
 
 -- Facts about the database: `database_id`, which is random; `alerts`, the source `hooktrail` while a
--- handler subscribes to it; the anchor of the database clock; and until when `retention` rests, and why.
+-- handler subscribes to it; `settlements`, the same while a handler takes events of type `job.settled`; the anchor of the database clock; and until when `retention` rests, and why.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
@@ -469,6 +469,26 @@ CREATE TABLE alerts (
   emitted_at INTEGER,
   PRIMARY KEY (type, source, handler)
 ) WITHOUT ROWID;
+
+-- Jobs that reached a final state and that no event of type `job.settled` has reported yet. Only while a handler takes
+-- such events. The row outlives its job and its event.
+-- ended_as: the state that it reached, as in `jobs`. at: when, by the wall clock. attempts, detail: as of then.
+-- uid, origin_key: of the event.
+CREATE TABLE settlements (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job INTEGER NOT NULL,
+  event INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  item INTEGER,
+  replay INTEGER,
+  attempts INTEGER NOT NULL,
+  ended_as INTEGER NOT NULL,
+  at INTEGER NOT NULL,
+  detail TEXT,
+  uid BLOB NOT NULL,
+  origin_key TEXT
+);
 
 -- Commands that changed jobs, handlers or the configuration.
 CREATE TABLE audit_entries (

@@ -117,6 +117,9 @@ pub fn reason_kind(reason: &str) -> impl Iterator<Item = char> {
 /// The name of the built-in source, whose events are alerts.
 pub const INTERNAL_SOURCE: &str = "hooktrail";
 
+/// The type of an event of the built-in source that reports how a job ended.
+pub const JOB_SETTLED: &str = "job.settled";
+
 /// Header lines in stored order: the lower-case name and the bytes of the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, Vec<u8>)>);

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::output::escape_line;
-use crate::domain::{Event, INTERNAL_SOURCE};
+use crate::domain::{Event, INTERNAL_SOURCE, JOB_SETTLED};
 use crate::numbers::format_count;
 
 /// The size of the largest body that is read. Events of type `job.settled` are smaller, unless a `detail` is huge.
@@ -51,7 +51,7 @@ fn describe_settled_job(event: &Event) -> Option<String> {
     let body: Json = serde_json::from_slice(&event.body).ok()?;
     let text = |name: &str| body.get(name).and_then(Json::as_str);
     let number = |name: &str| body.get(name).and_then(Json::as_u64);
-    if text("type") != Some("job.settled") {
+    if text("type") != Some(JOB_SETTLED) {
         return None;
     }
     let mut line = format!("outcome: job {} of handler {}", number("job")?, text("handler")?);

@@ -72,6 +72,8 @@ pub mod seal;
 pub mod search;
 pub mod selection;
 pub mod send_lookup;
+mod settled_job;
+pub mod settlements;
 pub mod source_counters;
 mod sources;
 mod start_check;

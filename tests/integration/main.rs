@@ -77,6 +77,7 @@ mod seals;
 mod send;
 mod sender_presets;
 mod sender_sdks;
+mod settled_jobs;
 mod show;
 mod source_limits;
 mod sql;

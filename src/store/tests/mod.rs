@@ -51,6 +51,7 @@ mod retries;
 mod seals;
 mod search;
 mod selection;
+mod settlements;
 
 const H: HandlerId = HandlerId(1);
 const S: SourceId = SourceId(1);
@@ -103,7 +104,8 @@ fn test_store() -> TestStore {
 }
 
 fn registration(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
-    registry::HandlerRegistration { name: name.into(), is_paused: false, breaker }
+    let name = name.into();
+    registry::HandlerRegistration { name, is_paused: false, breaker, takes_settled_jobs: false }
 }
 
 fn key(name: &str) -> KeyHash {
