@@ -23,7 +23,7 @@ use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets, ValidityP
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::LookupLimit;
-use crate::jetstream::NatsThread;
+use crate::jetstream::{NATS_THREAD, NatsThread};
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::retention::{self, RetentionInputs};
@@ -190,13 +190,14 @@ fn load(file: &Path) -> anyhow::Result<ConfigFiles> {
 }
 
 /// Ends the process when a thread of the server panics, so that systemd restarts it: a server without
-/// its writer would only look alive. A worker catches its panics, and the job fails.
+/// its writer would only look alive. A worker catches its panics, and the job fails. The runtime of the thread of NATS catches
+/// them too: async-nats panics at a header that has a control character, which any publisher can send.
 fn abort_on_thread_panic(owner: Owner) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?");
         log::error!("internal error in thread {name}: {}", panic_text(panic));
-        if !name.starts_with("worker-") {
+        if !name.starts_with("worker-") && name != NATS_THREAD {
             owner.record(RunState::Failed);
             crate::log::exit(1);
         }

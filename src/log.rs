@@ -65,6 +65,8 @@ pub fn start() -> std::io::Result<()> {
     for library in ["actix_server", "actix_http", "actix_web", "r2d2", "mio"] {
         builder.filter_module(library, LevelFilter::Warn);
     }
+    // Each attempt to connect would be a line. Sources and attempts say what is wrong once.
+    builder.filter_module("async_nats", LevelFilter::Off);
     builder.parse_env("HOOKTRAIL_LOG");
     builder.write_style(if layout.has_colour { WriteStyle::Always } else { WriteStyle::Never });
     builder.target(Target::Pipe(Box::new(QueueWriter)));

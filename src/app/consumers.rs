@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Secrets, StreamConsumer};
@@ -17,6 +19,9 @@ use crate::web::message_intake::MessageSource;
 
 /// How long the commits and acknowledgements of messages may take when a source ends.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a source rests after an internal error.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// The tasks that read streams.
 pub(super) struct Consumers {
@@ -106,7 +111,7 @@ impl Consumers {
         let (stop_token, abort_token) = (stop.clone(), abort.clone());
         self.nats.spawn(move || async move {
             tokio::select! {
-                () = source.run(stop_token) => {}
+                () = run(source, stop_token) => {}
                 () = abort_token.cancelled() => {}
             }
             drop(end);
@@ -117,6 +122,16 @@ impl Consumers {
     /// Ends all tasks. What they have received is stored and acknowledged, as far as there is time.
     pub fn stop(&self) {
         end_all(std::mem::take(&mut *self.running.lock()).into_values().collect());
+    }
+}
+
+/// Runs a source until it ends, and again after a panic.
+async fn run(source: MessageSource, stop: CancellationToken) {
+    let mut task = spawn_local(source.clone().run(stop.clone()));
+    while (&mut task).await.is_err() && !stop.is_cancelled() {
+        log::error!("source {}: starts again after an internal error", source.name);
+        sleep(RESTART_PAUSE).await;
+        task = spawn_local(source.clone().run(stop.clone()));
     }
 }
 

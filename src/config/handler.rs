@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::parse::{self, ANY_DURATION, DAY, POSITIVE_DURATION, TIMEOUT_RANGE, WAIT_RANGE};
-
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{
     Batch, Breaker, CommandTarget, EnvValue, Handler, HandlerKind, Mode, Retry, UniqueBy,

@@ -147,6 +147,12 @@ impl SubjectTemplate {
             rest = after;
         }
         parts.extend((!rest.is_empty()).then(|| SubjectPart::Text(rest.to_owned())));
+        if !matches!(parts.first(), Some(SubjectPart::Text(first)) if !first.starts_with(['$', '_']))
+        {
+            return Err(format!(
+                "{SUBJECT_EXPECTED}: it begins with text, and neither with $ nor with _"
+            ));
+        }
         let template = Self { parts };
         // An expression may not bring a wildcard, and neither may the text.
         let sample = template.build(|_| Ok::<_, ()>("x".to_owned())).unwrap_or_default();
@@ -188,12 +194,15 @@ fn expression_end(text: &str) -> Option<usize> {
     None
 }
 
+/// The maximum length of a token. The server closes a connection that sends a subject of more than some thousand bytes.
+const MAX_TOKEN_BYTES: usize = 255;
+
 /// Whether this is a token of a subject that a message can have
 /// (<https://docs.nats.io/nats-concepts/subjects>).
 pub fn is_subject_token(token: &str) -> bool {
     let is_allowed =
         |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>');
-    !token.is_empty() && token.chars().all(is_allowed)
+    !token.is_empty() && token.len() <= MAX_TOKEN_BYTES && token.chars().all(is_allowed)
 }
 
 /// Reads `jetstream` of a handler; `None` if it is missing.
@@ -328,7 +337,7 @@ fn read_tls(value: &TomlValue<'_>, folder: &Path) -> Option<NatsTls> {
 }
 
 fn parse_name(text: &str) -> Result<String, String> {
-    let is_name = is_subject_token(text) && text.len() <= 255 && !text.contains(['/', '\\']);
+    let is_name = is_subject_token(text) && !text.contains(['/', '\\']);
     if is_name { Ok(text.to_owned()) } else { Err(NAME_EXPECTED.to_owned()) }
 }
 

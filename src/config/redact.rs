@@ -1,7 +1,6 @@
 //! Reads `redact` of a source, and checks that it leaves the keys by which duplicates are recognised.
 
 use super::parse;
-
 use super::toml_reader::{TomlTable, TomlValue};
 use super::{Dedupe, DedupeSelector, RedactSettings, Source};
 use crate::body_redaction::{BodyRedaction, RedactPath};

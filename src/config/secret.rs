@@ -61,6 +61,17 @@ impl Secrets {
                 }
             }
         }
+        let of_sources = config.sources.iter().filter_map(|source| Some(&source.consumer()?.nats));
+        let of_handlers =
+            config.handlers.iter().filter_map(|handler| Some(&handler.jetstream()?.nats));
+        let credentials =
+            of_sources.chain(of_handlers).filter_map(|nats| nats.credentials.as_ref());
+        for secret in credentials.filter_map(|secret| self.get(secret)) {
+            // The parts of `user:password`, and the lines of a `.creds` file.
+            let password = secret.iter().position(|&byte| byte == b':').map(|at| &secret[at + 1..]);
+            let lines = secret.split(|&byte| byte == b'\n').filter(|line| line.len() > 40);
+            texts.extend(password.into_iter().chain(lines).map(|part| part.trim_ascii().to_vec()));
+        }
         texts
     }
 

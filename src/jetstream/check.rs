@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::ContextBuilder;
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{Config, StorageType};
 use crossbeam_channel::bounded;
 use tokio::time::Instant;
@@ -73,17 +73,19 @@ impl ConnectionTest {
             }
             Self::Consumer(settings) => {
                 let stream = find_stream(&context, &settings.stream).await?;
-                let found = stream.get_consumer::<pull::Config>(&settings.consumer).await;
+                let found = stream.consumer_info(&settings.consumer).await;
                 let described = describe(&stream.cached_info().config);
                 Ok(match found {
-                    Ok(consumer) => {
-                        let info = consumer.cached_info();
-                        check_consumer(info, settings)?;
+                    Ok(info) => {
+                        check_consumer(&info, settings)?;
                         let waiting = info.num_pending + info.num_ack_pending as u64;
                         format!(
                             "{described}, consumer {}: {waiting} messages wait",
                             settings.consumer
                         )
+                    }
+                    Err(e) if e.kind() != ConsumerInfoErrorKind::NotFound => {
+                        return Err(format!("consumer {}: {e}", settings.consumer));
                     }
                     Err(_) => format!(
                         "{described}, consumer {}: there is none, the server creates it",

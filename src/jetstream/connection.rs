@@ -7,7 +7,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, Server};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::NatsSettings;
 
@@ -23,6 +23,8 @@ pub struct NatsConnection {
     pub client: Client,
     servers: String,
     status: Arc<ConnectionStatus>,
+    /// As long as somebody holds it, the connection connects again.
+    _in_use: Arc<()>,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,8 @@ impl NatsConnection {
             last_server_error: Mutex::default(),
         });
         let (observer, errors) = (Arc::clone(&status), Arc::clone(&status));
+        let in_use = Arc::new(());
+        let user = Arc::downgrade(&in_use);
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -98,10 +102,20 @@ impl NatsConnection {
             // Called before each attempt. It chooses no server, but sees what the attempts before met.
             .reconnect_to_server_callback(move |servers, _| {
                 errors.record_errors(&servers);
-                std::future::ready(None)
+                let is_unused = user.strong_count() == 0;
+                async move {
+                    if is_unused {
+                        // async-nats notices only while it is connected that nobody uses the connection any more.
+                        std::future::pending::<()>().await;
+                    }
+                    None
+                }
             });
-        if let Some(tls) = &settings.tls {
+        if settings.tls.is_some() || settings.servers.iter().any(|url| url.starts_with("tls:")) {
+            // Of each server, also of those that a server names.
             options = options.require_tls(true);
+        }
+        if let Some(tls) = &settings.tls {
             if let Some(ca) = &tls.ca {
                 options = options.add_root_certificates(ca.clone());
             }
@@ -114,7 +128,7 @@ impl NatsConnection {
             None => options,
         };
         let client = options.connect(&settings.servers[..]).await.map_err(|e| e.to_string())?;
-        Ok(Self { client, servers: settings.servers.join(", "), status })
+        Ok(Self { client, servers: settings.servers.join(", "), status, _in_use: in_use })
     }
 
     /// Waits until the connection is there.
@@ -124,13 +138,18 @@ impl NatsConnection {
     pub async fn wait_until_connected(&self, deadline: Instant) -> Result<(), String> {
         let mut changes = self.status.losses.subscribe();
         while self.client.connection_state() != State::Connected {
-            // The state changes a moment before the event, so a change can't be missed.
+            // The library changes the state and sends the event without a wait in between, on this thread.
             match timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return Err(self.describe_absence()),
             }
         }
         Ok(())
+    }
+
+    /// Sends what was published so far, as far as there is time.
+    pub async fn flush(&self, limit: Duration) {
+        let _ = timeout(limit, self.client.flush()).await;
     }
 
     /// Returns how often the connection was lost so far.

@@ -1,5 +1,6 @@
 //! Reads the messages of a stream through a durable pull consumer.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, Info, pull};
@@ -7,7 +8,7 @@ use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind, Context, ContextBuilder};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::NatsConnection;
@@ -17,6 +18,12 @@ use crate::config::StreamConsumer;
 /// Messages that one request asks for.
 pub const MAX_BATCH: usize = 500;
 
+/// Bytes that one request asks for, as far as the messages are like those of the request before.
+const MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// The size of a message before the first of them is known.
+const ASSUMED_BYTES: usize = 128 << 10;
+
 /// How long a request waits for messages.
 const REQUEST_EXPIRES: Duration = Duration::from_secs(10);
 
@@ -24,6 +31,9 @@ const REQUEST_EXPIRES: Duration = Duration::from_secs(10);
 /// A commit takes milliseconds. Any machine may get the message then, so this is also how long messages wait that a crash
 /// interrupted.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// A shorter acknowledgement wait has a warning.
+const MIN_ACK_WAIT: Duration = Duration::from_secs(5);
 
 /// The consumer that is created if there is none: the maximum number of messages without acknowledgement, on all machines
 /// together.
@@ -38,6 +48,9 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a reader that accepts no messages asks again.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a reader ends whose messages nobody takes.
+const SOURCE_ENDED: &str = "the source has ended";
 
 /// A message that a stream delivered.
 pub struct Delivery {
@@ -54,11 +67,13 @@ pub struct Delivery {
     pub is_redelivery: bool,
     /// From then on the stream may deliver the message to another machine, so this one must not store it any more.
     pub store_before: Instant,
+    ack_wait: Duration,
     acker: Acker,
+    _held: Rc<()>,
 }
 
 impl Delivery {
-    fn new(message: jetstream::Message, ack_wait: Duration) -> Result<Self, String> {
+    fn new(message: jetstream::Message, ack_wait: Duration, held: &Rc<()>) -> Result<Self, String> {
         let info = message.info().map_err(|e| format!("a message without its place: {e}"))?;
         let place = format!("{}:{}", info.stream, info.stream_sequence);
         let published_at = info.published.unix_timestamp_nanos();
@@ -66,8 +81,8 @@ impl Delivery {
         let (message, acker) = message.split();
         let id = message.headers.as_ref().and_then(|all| all.get(headers::MESSAGE_ID));
         let (message_id, key) = match id.map(|id| id.as_str()).filter(|id| !id.is_empty()) {
-            Some(id) => (id.to_owned(), id.to_owned()),
-            None => (format!("{place}:{published_at}"), place),
+            Some(id) => (format!("id:{id}"), id.to_owned()),
+            None => (format!("place:{place}:{published_at}"), place),
         };
         let mut header_lines: Vec<(String, Vec<u8>)> = Vec::new();
         for (name, values) in message.headers.iter().flat_map(|all| all.iter()) {
@@ -84,13 +99,38 @@ impl Delivery {
             key,
             is_redelivery,
             store_before: Instant::now() + ack_wait * 2 / 3,
+            ack_wait,
             acker,
+            _held: Rc::clone(held),
         })
     }
 
     /// Tells the stream that the message is stored. If this is lost, the stream delivers the message again.
     pub async fn acknowledge(&self) {
         let _ = timeout(ACK_TIMEOUT, self.acker.ack()).await;
+    }
+
+    /// Waits for a commit, and keeps the stream from delivering the message again meanwhile.
+    pub async fn hold_until<T>(&self, mut commit: impl Future<Output = T> + Unpin) -> T {
+        loop {
+            match timeout(self.ack_wait / 3, &mut commit).await {
+                Ok(result) => return result,
+                Err(_) => self.keep().await,
+            }
+        }
+    }
+
+    async fn keep(&self) {
+        let _ = timeout(ACK_TIMEOUT, self.acker.ack_with(AckKind::Progress)).await;
+    }
+
+    /// Waits, and keeps the stream from delivering the message again meanwhile.
+    pub async fn hold(&self, duration: Duration) {
+        let end = Instant::now() + duration;
+        while Instant::now() < end {
+            self.keep().await;
+            sleep_until(end.min(Instant::now() + self.ack_wait / 3)).await;
+        }
     }
 
     /// Tells the stream not to deliver the message again.
@@ -104,6 +144,8 @@ impl Delivery {
 pub struct StreamReader {
     consumer: Consumer<pull::Config>,
     ack_wait: Duration,
+    /// Has a reference for each delivery that is not dropped.
+    held: Rc<()>,
 }
 
 impl StreamReader {
@@ -131,10 +173,11 @@ impl StreamReader {
             .await
             .map_err(|e| format!("consumer {name} of stream {}: {e}", settings.stream))?;
         let ack_wait = check_consumer(consumer.cached_info(), settings)?;
-        Ok(Self { consumer, ack_wait })
+        Ok(Self { consumer, ack_wait, held: Rc::default() })
     }
 
-    /// Reads messages until `stop` is cancelled, or the connection is lost. Asks for no message while `max_messages` is zero.
+    /// Reads messages until `stop` is cancelled, or the connection is lost. `max_held` returns how many deliveries may exist at
+    /// once.
     ///
     /// # Errors
     /// Why it can't go on.
@@ -142,22 +185,35 @@ impl StreamReader {
         &self,
         connection: &NatsConnection,
         deliveries: &mpsc::Sender<Delivery>,
-        max_messages: impl Fn() -> usize,
+        max_held: impl Fn() -> usize,
         stop: &CancellationToken,
     ) -> Result<(), String> {
         let mut losses = connection.losses();
         losses.mark_unchanged();
         let losses_before = *losses.borrow();
+        let mut mean_bytes = ASSUMED_BYTES;
         while !stop.is_cancelled() {
-            let count = max_messages().min(MAX_BATCH);
-            if count == 0 {
+            let held = Rc::strong_count(&self.held) - 1;
+            let wanted = max_held().saturating_sub(held).min(batch_size(mean_bytes));
+            if wanted == 0 {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(PAUSE) => continue,
                 }
             }
+            // No more than the queue has room for: a message that waited elsewhere would have a wrong `store_before`.
+            let room = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                room = deliveries.reserve() => room,
+            };
+            if room.is_err() {
+                return Err(SOURCE_ENDED.to_owned());
+            }
+            drop(room);
+            let count = wanted.min(deliveries.capacity());
             let request = self.consumer.batch().max_messages(count).expires(REQUEST_EXPIRES);
             let mut batch = request.messages().await.map_err(|e| e.to_string())?;
+            let (mut messages, mut bytes) = (0, 0);
             loop {
                 let next = tokio::select! {
                     biased;
@@ -168,11 +224,15 @@ impl StreamReader {
                     }
                 };
                 match next {
-                    Some(Ok(message)) => self.deliver(message, deliveries).await?,
+                    Some(Ok(message)) => {
+                        (messages, bytes) = (messages + 1, bytes + message.length);
+                        self.deliver(message, deliveries).await?;
+                    }
                     Some(Err(e)) => return Err(e.to_string()),
                     None => break,
                 }
             }
+            mean_bytes = bytes.checked_div(messages).unwrap_or(mean_bytes);
             // What is on its way would otherwise wait until the stream delivers it again.
             let until = Instant::now() + DRAIN_LIMIT;
             while let Ok(Some(Ok(message))) = timeout(DRAIN_PAUSE, batch.next()).await
@@ -189,9 +249,14 @@ impl StreamReader {
         message: jetstream::Message,
         deliveries: &mpsc::Sender<Delivery>,
     ) -> Result<(), String> {
-        let delivery = Delivery::new(message, self.ack_wait)?;
-        deliveries.send(delivery).await.map_err(|_| "the source has ended".to_owned())
+        let delivery = Delivery::new(message, self.ack_wait, &self.held)?;
+        deliveries.send(delivery).await.map_err(|_| SOURCE_ENDED.to_owned())
     }
+}
+
+/// Returns how many messages of this size to ask for at once.
+fn batch_size(mean_bytes: usize) -> usize {
+    (MAX_BATCH_BYTES / mean_bytes.max(1)).clamp(1, MAX_BATCH)
 }
 
 /// Finds a stream.
@@ -232,6 +297,12 @@ pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<D
         return Err(format!(
             "{at} has a max_ack_pending of {found}, and config.toml has ordered = true: expected 1"
         ));
+    }
+    if config.ack_wait < MIN_ACK_WAIT {
+        log::warn!(
+            "{at} has an acknowledgement wait of {:?}: a message whose commit takes longer is delivered again: expected 5s or more",
+            config.ack_wait
+        );
     }
     if config.max_deliver > 0 {
         log::warn!(

@@ -16,7 +16,7 @@ pub const EVENT: &str = "Hooktrail-Event";
 pub const HANDLER: &str = "Hooktrail-Handler";
 /// The number of the item, from 1, if the handler has a `split`.
 pub const ITEM: &str = "Hooktrail-Item";
-/// When the first machine received the event, as ISO 8601.
+/// When the machine that published received the event, as ISO 8601.
 pub const RECEIVED_AT: &str = "Hooktrail-Received-At";
 /// The client's IP address. Absent if it is unknown.
 pub const IP: &str = "Hooktrail-Ip";

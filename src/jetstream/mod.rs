@@ -18,4 +18,4 @@ pub use consumer::{Delivery, MAX_BATCH, StreamReader};
 pub use message_id::derived_message_id;
 pub use origin::OriginRequest;
 pub use publisher::{OutgoingMessage, PublishFailure, Published, Publisher, PublisherSettings};
-pub use thread::NatsThread;
+pub use thread::{NATS_THREAD, NatsThread};

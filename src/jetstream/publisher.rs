@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::connection::NatsConnection;
@@ -25,6 +26,13 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 
 /// How long acknowledgements may still come through another server after the connection was lost.
 const LOSS_GRACE: Duration = Duration::from_secs(1);
+
+/// After so many messages without acknowledgement, a new connection replaces the old one: async-nats keeps 200 bytes for each
+/// of them as long as a connection lives.
+const MAX_UNACKNOWLEDGED: usize = 10_000;
+
+/// How much longer than the timeout of a message a batch may take.
+const TIMEOUT_MARGIN: Duration = Duration::from_millis(200);
 
 /// Acknowledgements that are passed to the worker together.
 const MAX_CHUNK: usize = 64;
@@ -83,7 +91,16 @@ pub struct Publisher {
 #[derive(Debug)]
 struct PublisherShared {
     settings: PublisherSettings,
-    opened: OnceCell<(NatsConnection, Context)>,
+    opened: Mutex<Option<OpenConnection>>,
+    /// Messages that the connection got no acknowledgement for.
+    unacknowledged: AtomicUsize,
+}
+
+/// A connection and its context for JetStream.
+#[derive(Clone, Debug)]
+struct OpenConnection {
+    nats: NatsConnection,
+    context: Context,
 }
 
 /// Results of messages, by their index in the batch.
@@ -92,8 +109,8 @@ type Results = Vec<(usize, Result<Published, PublishFailure>)>;
 impl Publisher {
     /// Makes a publisher, which connects when it is first used.
     pub fn new(thread: NatsThread, settings: PublisherSettings) -> Self {
-        let shared = PublisherShared { settings, opened: OnceCell::new() };
-        Self { thread, shared: Arc::new(shared) }
+        let (opened, unacknowledged) = (Mutex::default(), AtomicUsize::default());
+        Self { thread, shared: Arc::new(PublisherShared { settings, opened, unacknowledged }) }
     }
 
     /// Publishes messages in their order, all of them in flight together. `on_result` gets each index once, as soon as its
@@ -123,19 +140,26 @@ impl Publisher {
 }
 
 impl PublisherShared {
-    /// Returns the connection. The first call opens it.
-    async fn connection(&self) -> Result<&(NatsConnection, Context), String> {
+    /// Returns the connection. The first call opens it, as does one after too many lost acknowledgements.
+    async fn connection(&self) -> Result<OpenConnection, String> {
         let PublisherSettings { nats, credentials, name, max_in_flight, timeout, .. } =
             &self.settings;
-        let open = || async {
-            let connection = NatsConnection::open(nats, credentials.as_deref(), name).await?;
-            let context = ContextBuilder::new()
-                .timeout(*timeout)
-                .max_ack_inflight(*max_in_flight)
-                .build(connection.client.clone());
-            Ok((connection, context))
-        };
-        self.opened.get_or_try_init(open).await
+        let mut opened = self.opened.lock().await;
+        if self.unacknowledged.load(Ordering::Relaxed) > MAX_UNACKNOWLEDGED {
+            self.unacknowledged.store(0, Ordering::Relaxed);
+            *opened = None;
+        }
+        if let Some(opened) = &*opened {
+            return Ok(opened.clone());
+        }
+        let nats = NatsConnection::open(nats, credentials.as_deref(), name).await?;
+        let context = ContextBuilder::new()
+            .timeout(*timeout)
+            // An attempt that was stopped gives its places back only after `ack_timeout`.
+            .max_ack_inflight(max_in_flight.saturating_mul(4))
+            .ack_timeout(LOSS_GRACE)
+            .build(nats.client.clone());
+        Ok(opened.insert(OpenConnection { nats, context }).clone())
     }
 }
 
@@ -153,7 +177,7 @@ impl Batch<'_> {
         let connected = async {
             let opened = shared.connection().await?;
             let wait = CONNECTION_WAIT.min(shared.settings.timeout);
-            opened.0.wait_until_connected(Instant::now() + wait).await?;
+            opened.nats.wait_until_connected(Instant::now() + wait).await?;
             Ok::<_, String>(opened)
         };
         let connected = tokio::select! {
@@ -161,7 +185,7 @@ impl Batch<'_> {
             () = stop.cancelled() => return self.end(&PublishFailure::Stopped),
             connected = connected => connected,
         };
-        let (connection, context) = match connected {
+        let OpenConnection { nats: connection, context } = match connected {
             Ok(opened) => opened,
             Err(reason) => return self.end(&PublishFailure::Failed(reason)),
         };
@@ -173,10 +197,13 @@ impl Batch<'_> {
             let _ = losses.wait_for(|losses| *losses > losses_before).await;
             sleep(LOSS_GRACE).await;
         };
+        // Each message has its timeout. But a connection that takes no bytes delays those that follow.
+        let batch_timeout = shared.settings.timeout.saturating_add(TIMEOUT_MARGIN);
         let failure = tokio::select! {
             biased;
             () = stop.cancelled() => PublishFailure::Stopped,
-            () = self.publish(connection, context, messages) => return,
+            () = self.publish(&connection, &context, messages) => return,
+            () = sleep(batch_timeout) => PublishFailure::TimedOut("waiting for the connection".to_owned()),
             () = lost => PublishFailure::Failed(
                 "the connection was lost before the stream acknowledged the message".to_owned(),
             ),
@@ -206,7 +233,13 @@ impl Batch<'_> {
                     let result = acknowledgement.await;
                     (index, subject, result)
                 }),
-                Err(error) => self.report(vec![(index, Err(describe(&error, &subject)))]),
+                Err(error) => {
+                    if error.kind() == PublishErrorKind::Other {
+                        // The task of the connection may have ended: the next batch opens another one.
+                        self.shared.unacknowledged.store(MAX_UNACKNOWLEDGED + 1, Ordering::Relaxed);
+                    }
+                    self.report(vec![(index, Err(describe(&error, &subject)))]);
+                }
             }
         }
         let mut chunks = acknowledgements.ready_chunks(MAX_CHUNK);
@@ -223,7 +256,10 @@ impl Batch<'_> {
     }
 
     fn report(&mut self, results: Results) {
-        for (index, _) in &results {
+        for (index, result) in &results {
+            if result.is_err() {
+                self.shared.unacknowledged.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(is_unfinished) = self.is_unfinished.get_mut(*index) {
                 *is_unfinished = false;
             }

@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+/// The name of the thread.
+pub const NATS_THREAD: &str = "nats";
+
 /// Tasks that wait for the thread to start them.
 const QUEUE: usize = 1024;
 
@@ -61,7 +64,7 @@ fn start() -> io::Result<mpsc::Sender<MakeFuture>> {
             tokio::task::spawn_local(make());
         }
     };
-    let thread = std::thread::Builder::new().name("nats".into());
+    let thread = std::thread::Builder::new().name(NATS_THREAD.into());
     thread.spawn(move || LocalSet::new().block_on(&runtime, run))?;
     Ok(sender)
 }

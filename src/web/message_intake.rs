@@ -4,6 +4,7 @@
 //! Messages are prepared side by side and sent to the writer in their order. A message that the server can't accept now
 //! holds up those behind it, and is left to the stream when that may deliver it again.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::body_memory::BodyOwner;
+use super::connection_stream::MAX_HEAD_BYTES;
 use super::event_builder::{EventBuilder, MessageIdentity};
 use super::rate_limiter;
 use super::received_request::{FullBody, ReceivedRequest};
@@ -25,14 +27,14 @@ use super::{IntakeConfig, IntakeState, SourceRuntime};
 use crate::clock;
 use crate::config::StreamConsumer;
 use crate::domain::SourceId;
-use crate::domain::job_plan::hash_key;
+use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::jetstream::{Delivery, MAX_BATCH, NatsConnection, OriginRequest, StreamReader};
 use crate::metrics::UnavailableReason;
-use crate::store::events::{InsertReply, NewEvent};
+use crate::store::events::{DedupeKey, InsertReply, NewEvent};
 use crate::verify::{Proof, SignedRequest};
 
-/// Messages that wait to be prepared.
-const QUEUE: usize = 256;
+/// Messages that wait to be prepared: while those of one request are, the next request is on its way.
+const QUEUE: usize = 2 * MAX_BATCH;
 
 /// Messages that are prepared at once.
 const MAX_PREPARING: usize = 64;
@@ -40,8 +42,17 @@ const MAX_PREPARING: usize = 64;
 /// Messages that wait for their commit.
 const MAX_STORING: usize = 1024;
 
+/// The maximum length of an origin key.
+const MAX_KEY_BYTES: usize = 255;
+
 /// How often a message that can't be accepted now is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long after a rejection its row is surely on the way to the writer. Maintenance sends such rows twice per second.
+const REJECTION_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the last acknowledgements may take.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a source waits after an error before it connects to its stream again.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,30 +71,42 @@ impl MessageSource {
     /// Reads messages until `stop` is cancelled. Runs on the thread of NATS.
     pub async fn run(self, stop: CancellationToken) {
         let (sender, deliveries) = mpsc::channel(QUEUE);
-        tokio::join!(self.read(sender, &stop), self.store(deliveries, &stop));
+        let mut connection = None;
+        let reading = self.read(sender, &mut connection, &stop);
+        tokio::join!(reading, self.store(deliveries, &stop));
+        if let Some(connection) = connection {
+            // The last acknowledgements.
+            connection.flush(FLUSH_LIMIT).await;
+        }
     }
 
     /// Reads messages into the queue, and connects again after an error. Logs what changes.
-    async fn read(&self, deliveries: mpsc::Sender<Delivery>, stop: &CancellationToken) {
+    async fn read(
+        &self,
+        deliveries: mpsc::Sender<Delivery>,
+        connection: &mut Option<NatsConnection>,
+        stop: &CancellationToken,
+    ) {
         let (name, StreamConsumer { stream, consumer, .. }) = (&self.name, &self.settings);
         let mut last_error = None;
-        let mut connection = None;
         while !stop.is_cancelled() {
             let result = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                opened = self.open(&mut connection) => opened,
+                opened = self.open(connection) => opened,
             };
             let result = match result {
                 Ok((connection, reader)) => {
                     last_error = None;
                     log::info!("source {name}: reads stream {stream} by consumer {consumer}");
-                    let max_messages = || self.max_messages();
-                    reader.read(&connection, &deliveries, max_messages, stop).await
+                    let max_held = || self.max_held();
+                    reader.read(&connection, &deliveries, max_held, stop).await
                 }
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = result {
+                // A connection that ended by an internal error would not come back.
+                *connection = None;
                 if last_error.as_ref() != Some(&reason) {
                     log::warn!("source {name}: {reason}");
                     last_error = Some(reason);
@@ -115,16 +138,16 @@ impl MessageSource {
         Ok((connection.clone(), reader))
     }
 
-    /// Returns how many messages may be asked for: none while they could not be stored. A source with a `rate_limit` asks for
+    /// Returns how many messages may be held at once: none while they could not be stored. A source with a `rate_limit` holds
     /// no more than it may store before the stream delivers them again.
-    fn max_messages(&self) -> usize {
+    fn max_held(&self) -> usize {
         let config = self.state.config.load();
         let Some(runtime) = self.runtime(&config) else { return 0 };
         let is_full = runtime.queue_limit.as_ref().is_some_and(|limit| limit.is_reached(0));
         if self.state.unavailable_reason().is_some() || is_full {
             return 0;
         }
-        let Some(rate) = runtime.source.rate_limit else { return MAX_BATCH };
+        let Some(rate) = runtime.source.rate_limit else { return usize::MAX };
         let per_second = f64::from(rate.count) / rate.period.as_secs_f64();
         // A cast of a float saturates.
         ((per_second * 5.0) as usize).clamp(1, MAX_BATCH)
@@ -148,8 +171,12 @@ impl MessageSource {
                 // Sent here, so that the writer gets the messages in their order.
                 let sent = prepared.map(|prepared| send(prepared, &writer_client));
                 async {
-                    if let Some(sent) = sent {
-                        sent.settle().await;
+                    match sent {
+                        Some(SentMessage::Event(sent)) => sent.settle().await,
+                        Some(SentMessage::Rejected(delivery)) => {
+                            self.terminate(&delivery, &writer_client, stop).await;
+                        }
+                        None => {}
                     }
                 }
             })
@@ -158,7 +185,27 @@ impl MessageSource {
             .await;
     }
 
-    /// Makes the event of a message. `None`: the message was rejected, or left to the stream.
+    /// Terminates a rejected message once its rejection is on disk.
+    async fn terminate(
+        &self,
+        delivery: &Delivery,
+        writer_client: &Rc<WriterClient>,
+        stop: &CancellationToken,
+    ) {
+        tokio::select! {
+            // The stream delivers it again, and it is rejected again.
+            () = stop.cancelled() => return,
+            () = delivery.hold(REJECTION_WAIT) => {}
+        }
+        // The rejection is among the writer's operations by now. A reply to a later one comes after its commit.
+        let key = DedupeKey { key: message_key(delivery), window_ms: 0 };
+        match writer_client.store(NewEvent::look_up(self.id, key)).await {
+            InsertReply::NoRoom | InsertReply::Unavailable => {}
+            _ => delivery.terminate().await,
+        }
+    }
+
+    /// Makes the event of a message. `None`: the message is left to the stream.
     async fn prepare(
         &self,
         mut delivery: Delivery,
@@ -173,7 +220,12 @@ impl MessageSource {
             let built = build_event(&builder, source_index, &origin, &mut delivery).await;
             match built {
                 Ok(new_event) => {
-                    return Some(PreparedMessage { config, source_index, delivery, new_event });
+                    return Some(PreparedMessage::Event(Box::new(MessageEvent {
+                        config,
+                        source_index,
+                        delivery,
+                        new_event,
+                    })));
                 }
                 Err(rejection) if is_passing(&rejection) => {
                     let next_at = Instant::now() + RETRY_INTERVAL;
@@ -187,8 +239,7 @@ impl MessageSource {
                 }
                 Err(rejection) => {
                     self.record(&rejection, &config.sources[source_index], &origin, &delivery);
-                    delivery.terminate().await;
-                    return None;
+                    return Some(PreparedMessage::Rejected(Box::new(delivery)));
                 }
             }
         }
@@ -242,6 +293,11 @@ async fn build_event(
     if delivery.body.len() > source.max_body_bytes {
         return Err(Rejection::TooLarge { max: source.max_body_bytes });
     }
+    let head_bytes = origin.path.len() + origin.query.as_ref().map_or(0, String::len);
+    let header_bytes = origin.headers.iter().map(|(name, value)| name.len() + value.len() + 4);
+    if head_bytes + header_bytes.sum::<usize>() > MAX_HEAD_BYTES {
+        return Err(Rejection::HeadTooLarge { max: MAX_HEAD_BYTES });
+    }
     let memory_full = |_| Rejection::Unavailable(UnavailableReason::BodyMemory);
     let mut reservation = state.body_budget.reserve(BodyOwner {
         client: None,
@@ -272,10 +328,7 @@ async fn build_event(
         state.deferrals.is_deferring(runtime.id),
     );
     let body = FullBody::new(delivery.body.clone(), head, builder.config, source_index);
-    let mut proof = Proof {
-        delivery_key: Some(hash_key(b'm', &[delivery.message_id.as_bytes()])),
-        stale_reason: None,
-    };
+    let mut proof = Proof { delivery_key: Some(message_key(delivery)), stale_reason: None };
     let redacted = match source.redact.body.is_empty() {
         true => None,
         false => {
@@ -294,7 +347,7 @@ async fn build_event(
     let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
     let identity = MessageIdentity {
         uid: event_uid(&source.name, &delivery.message_id),
-        origin_key: origin.key.as_deref().unwrap_or(&delivery.key).into(),
+        origin_key: bounded_key(origin.key.as_deref().unwrap_or(&delivery.key)).into(),
         is_redelivery: delivery.is_redelivery,
     };
     match builder.build_event(&received, &proof, None, Some(identity)).await {
@@ -321,16 +374,42 @@ fn event_uid(source: &str, message_id: &str) -> [u8; 16] {
     uid
 }
 
-/// A message whose event is ready to be stored.
-struct PreparedMessage {
+/// Returns a key of bounded length for the index: the key itself, or its hash.
+fn bounded_key(key: &str) -> Cow<'_, str> {
+    match key.len() {
+        ..=MAX_KEY_BYTES => key.into(),
+        _ => format!("sha256-{}", hex::encode(digest(&SHA256, key.as_bytes()))).into(),
+    }
+}
+
+/// The delivery key of a message.
+fn message_key(delivery: &Delivery) -> KeyHash {
+    hash_key(b'm', &[delivery.message_id.as_bytes()])
+}
+
+/// A message that was checked.
+enum PreparedMessage {
+    Event(Box<MessageEvent>),
+    /// The rejection is recorded.
+    Rejected(Box<Delivery>),
+}
+
+/// A message and its event, which is ready to be stored.
+struct MessageEvent {
     config: Arc<IntakeConfig>,
     source_index: usize,
     delivery: Delivery,
     new_event: NewEvent,
 }
 
+/// A message after its turn in the order of the stream.
+enum SentMessage<'w> {
+    Event(Box<SentEvent<'w>>),
+    Rejected(Box<Delivery>),
+}
+
 /// A message whose event was sent to the writer, unless it was too late for that.
-struct SentMessage<'w> {
+struct SentEvent<'w> {
     config: Arc<IntakeConfig>,
     source_index: usize,
     delivery: Delivery,
@@ -338,17 +417,20 @@ struct SentMessage<'w> {
 }
 
 fn send(prepared: PreparedMessage, writer_client: &Rc<WriterClient>) -> SentMessage<'_> {
-    let PreparedMessage { config, source_index, delivery, new_event } = prepared;
+    let MessageEvent { config, source_index, delivery, new_event } = match prepared {
+        PreparedMessage::Event(event) => *event,
+        PreparedMessage::Rejected(delivery) => return SentMessage::Rejected(delivery),
+    };
     let is_late = Instant::now() >= delivery.store_before;
     let reply = (!is_late).then(|| writer_client.store(new_event));
-    SentMessage { config, source_index, delivery, reply }
+    SentMessage::Event(Box::new(SentEvent { config, source_index, delivery, reply }))
 }
 
-impl SentMessage<'_> {
+impl SentEvent<'_> {
     /// Waits for the commit and acknowledges the message. Without a commit, the stream delivers it again.
     async fn settle(self) {
         let Some(reply) = self.reply else { return };
-        match reply.await {
+        match self.delivery.hold_until(reply).await {
             InsertReply::Stored(_) | InsertReply::Deferred(_) | InsertReply::Duplicate(_) => {
                 self.config.sources[self.source_index].rejection_streak.reset();
                 self.delivery.acknowledge().await;

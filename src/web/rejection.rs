@@ -25,6 +25,10 @@ pub enum Rejection {
     TooLarge {
         max: usize,
     },
+    /// Of a message. That of a request gets a response before it is one.
+    HeadTooLarge {
+        max: usize,
+    },
     Encoding,
     Signature {
         reason: String,
@@ -62,6 +66,7 @@ impl Rejection {
             Self::Method { .. } => (405, "method not allowed"),
             Self::Address => (403, "not allowed from this address"),
             Self::TooLarge { .. } => (413, "body too large"),
+            Self::HeadTooLarge { .. } => (431, "headers too large"),
             Self::Encoding => (415, "content encoding not supported"),
             Self::Signature { .. } => (401, "not authenticated"),
             Self::UnsupportedMediaType => (415, "content type not accepted"),
@@ -89,6 +94,7 @@ impl Rejection {
         match self {
             Self::Signature { reason, .. } | Self::MalformedBody { reason } => reason.clone(),
             Self::TooLarge { max } => format!("body over {max} bytes"),
+            Self::HeadTooLarge { max } => format!("headers over {max} bytes"),
             Self::Rate { .. } => "beyond rate_limit".to_owned(),
             Self::QueueFull => "beyond max_queued".to_owned(),
             Self::Address => "not in allow_from".to_owned(),
@@ -106,6 +112,7 @@ impl Rejection {
             Self::Method { .. } => RejectionReason::Method,
             Self::Address => RejectionReason::Address,
             Self::TooLarge { .. } => RejectionReason::TooLarge,
+            Self::HeadTooLarge { .. } => RejectionReason::HeadTooLarge,
             Self::Encoding => RejectionReason::Encoding,
             Self::Signature { .. } => RejectionReason::Signature,
             Self::UnsupportedMediaType => RejectionReason::ContentType,

@@ -134,7 +134,7 @@ impl TaskBuilder {
                 false => Err(expression_failed(
                     "subject",
                     &format!(
-                        "{value:?} is no token of a subject: expected text without blanks, ., * and >"
+                        "{value:?} is no token of a subject: expected text without blanks, ., * and >, at most 255 bytes"
                     ),
                 )),
             }
@@ -143,7 +143,7 @@ impl TaskBuilder {
             return Ok(MessageAddress { subject, id: idempotency_key.to_owned() });
         };
         let value = self.evaluate_text("message_id", expression, claimed, event, item)?;
-        let id = derived_message_id(&value, handler, claimed.item, claimed.replay);
+        let id = derived_message_id((&event.source, &value), handler, claimed.item, claimed.replay);
         Ok(MessageAddress { subject, id })
     }
 

@@ -397,6 +397,25 @@ fn acknowledgements_that_a_crash_of_the_cluster_swallowed_cost_no_second_message
 }
 
 #[test]
+fn a_server_that_hangs_is_a_timeout_and_its_jobs_are_published_once() {
+    let nats = nats_with_stream(json!({}));
+    let server = forwarding(&nats, "", "timeout = \"300ms\"").start();
+    post_json(&server, "{}");
+    server.until("select detail from outcomes", "sequence 1");
+    nats.pause();
+    // More than the buffers of the connection hold.
+    let body = format!("\"{}\"", "x".repeat(500_000));
+    (0..20).for_each(|_| post_json(&server, &body));
+    server.until(
+        "select count(distinct job) from outcomes where outcome in ('timed_out', 'failed')",
+        "20",
+    );
+    nats.resume();
+    server.until("select sum(succeeded) from trail", "21");
+    assert_eq!(nats.client().message_count("S"), 21);
+}
+
+#[test]
 fn a_reload_changes_the_stream_of_a_handler() {
     let nats = nats_with_stream(json!({}));
     nats.client().create_stream("T", &["other.>"], json!({}));

@@ -1,5 +1,8 @@
 //! Sources with `jetstream`: what becomes of each message here and in its stream.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 
 use crate::support::nats::{NatsClient, NatsServer, nats_server};
@@ -367,6 +370,55 @@ fn a_stop_acknowledges_what_it_has_stored_and_leaves_the_rest() {
         server.until("select count(*) from events", &format!("{}", 200 * (round + 1)));
     }
     assert_eq!(server.value("select sum(duplicates) from trail"), "0");
+}
+
+#[test]
+fn a_message_with_a_malformed_header_stops_nothing_else() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({}));
+    let server = reading(&nats, "", "").start();
+    client.publish("hooks.a", &[], b"first");
+    server.until("select count(*) from events", "1");
+    let mut raw = TcpStream::connect(("127.0.0.1", nats.port)).unwrap();
+    let head = "NATS/1.0\r\nX-A: a\rb\r\n\r\n";
+    let publish = format!(
+        "CONNECT {{\"headers\":true}}\r\nHPUB hooks.a {} {}\r\n{head}bad\r\nPING\r\n",
+        head.len(),
+        head.len() + 3
+    );
+    raw.write_all(publish.as_bytes()).unwrap();
+    until("the stream has the message", || client.message_count("S") == 2);
+    client.publish("hooks.a", &[], b"last");
+    server.until("select count(*) from events where body = x'6c617374'", "1");
+    assert_eq!(server.post("/healthz", "").status, 405);
+}
+
+#[test]
+fn headers_above_the_limit_of_requests_are_rejected() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let server = reading(&nats, "", "").start();
+    client.publish("hooks.a", &[("X-A", &"x".repeat(40_000))], b"1");
+    server.until("select status || ' ' || reason from rejections", "431 headers over 32768 bytes");
+    let long_id = "i".repeat(3_000);
+    client.publish("hooks.a", &[("Nats-Msg-Id", &long_id)], b"2");
+    server.until("select substr(origin_key, 1, 7) || length(origin_key) from events", "sha256-71");
+    until_acknowledged(&client);
+}
+
+#[test]
+fn a_rate_limit_holds_no_more_messages_than_it_stores_soon() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({ "ack_wait": 30_000_000_000_u64 }));
+    publish_numbers(&client, 40, |n| format!("{n}"));
+    let server = reading(&nats, "", "rate_limit = \"2/s\"").start();
+    for stored in ["4", "8"] {
+        server.until(&format!("select count(*) >= {stored} from events"), "1");
+        let held = unread(&client).unwrap().1;
+        assert!(held <= 12, "{held} messages are held");
+    }
 }
 
 #[test]

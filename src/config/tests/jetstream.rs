@@ -92,9 +92,9 @@ fn a_subject_has_the_values_of_its_expressions_as_tokens() {
     };
     assert_eq!(build("hooks.a"), "hooks.a");
     assert_eq!(build("hooks.{.id}"), "hooks.<.id>");
-    assert_eq!(build("{.a}.b.{.c // {\"x\":\"}\"} | .x}"), "<.a>.b.<.c // {\"x\":\"}\"} | .x>");
-    assert_eq!(subject("{.a}.b.{.c}").filter(), "*.b.*");
-    assert_eq!(subject("{.a}.b.{.c}").to_string(), "{.a}.b.{.c}");
+    assert_eq!(build("a.{.a}.b.{.c // {\"x\":\"}\"} | .x}"), "a.<.a>.b.<.c // {\"x\":\"}\"} | .x>");
+    assert_eq!(subject("a.{.a}.b.{.c}").filter(), "a.*.b.*");
+    assert_eq!(subject("a.{.a}.b.{.c}").to_string(), "a.{.a}.b.{.c}");
 }
 
 #[test]
