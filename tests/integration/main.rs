@@ -50,6 +50,7 @@ mod guarantees;
 mod handshakes;
 mod help;
 mod intake;
+mod jetstream_cluster;
 mod large_requests;
 mod listeners;
 mod lists;
