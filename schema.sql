@@ -11,7 +11,7 @@
 -- Times are UTC in milliseconds. Times by the database clock (src/clock.rs) do not jump.
 
 -- Facts about the database: `database_id`, which is random; `alerts`, the source `hooktrail` while a
--- handler subscribes to it; the anchor of the database clock; and until when `retention` rests, and why.
+-- handler subscribes to it; `settlements`, the same while a handler takes events of type `job.settled`; the anchor of the database clock; and until when `retention` rests, and why.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- The highest ids that were assigned. One write for each commit is cheaper than AUTOINCREMENT, which writes
@@ -90,6 +90,8 @@ CREATE TABLE minute_counts (
 
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
+-- uid: received_at and random bytes (UUIDv7). Earlier builds stored random bytes alone. With an origin key, the time may
+--   be another one.
 -- note: errors of optional expressions. It is written later if a deferred event is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
 -- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items
@@ -120,6 +122,7 @@ CREATE TABLE events (
   CHECK ((body IS NULL) = (removed_bytes IS NOT NULL))
 );
 CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL;
+CREATE INDEX events_origin_uid ON events (uid) WHERE origin_key IS NOT NULL;
 
 -- The block index: which blocks of 1024 ids (id / 1024) hold rows of a source, and of a handler. `list` and
 -- `tail` read those blocks only, newest first, and the index costs intake one row for each block. Indexes of
@@ -466,6 +469,26 @@ CREATE TABLE alerts (
   emitted_at INTEGER,
   PRIMARY KEY (type, source, handler)
 ) WITHOUT ROWID;
+
+-- Jobs that reached a final state and that no event of type `job.settled` has reported yet. Only while a handler takes
+-- such events. The row outlives its job and its event.
+-- ended_as: the state that it reached, as in `jobs`. at: when, by the wall clock. attempts, detail: as of then.
+-- uid, origin_key: of the event.
+CREATE TABLE settlements (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  job INTEGER NOT NULL,
+  event INTEGER NOT NULL,
+  source INTEGER NOT NULL,
+  handler INTEGER NOT NULL,
+  item INTEGER,
+  replay INTEGER,
+  attempts INTEGER NOT NULL,
+  ended_as INTEGER NOT NULL,
+  at INTEGER NOT NULL,
+  detail TEXT,
+  uid BLOB NOT NULL,
+  origin_key TEXT
+);
 
 -- Commands that changed jobs, handlers or the configuration.
 CREATE TABLE audit_entries (

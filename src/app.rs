@@ -27,6 +27,7 @@ use crate::jetstream::NatsThread;
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::retention::{self, RetentionInputs};
+use crate::maintenance::settlements::SettlementSignal;
 use crate::metrics::Metrics;
 use crate::process::{self, GRACE, Supervisor};
 use crate::redact::Redactor;
@@ -64,6 +65,7 @@ use handlers::{
     source_paths,
 };
 use listeners::Listeners;
+use maintenance::SettlementThread;
 use start::{EarlySignals, Owner, PreparedStart};
 pub use start_check::check_start;
 
@@ -239,6 +241,7 @@ struct Server {
     nats: NatsThread,
     consumers: Consumers,
     alert_subscribers: AlertSubscription,
+    settlements: SettlementThread,
     planners: Planners,
     expander: JoinHandle<()>,
     readers: ReadPool,
@@ -311,6 +314,8 @@ impl Server {
             checkpoint::start(&store, config.store.durability, on_broken, report_blocked_wal)?;
         let failure_log = Arc::<FailureLog>::default();
         let dead_job_log = Arc::clone(&failure_log);
+        let (settlement_signal, woken) = SettlementSignal::new();
+        let on_settled_jobs = settlement_signal.clone();
         let maintenance_inputs = maintenance::MaintenanceInputs {
             database,
             readers: readers.clone(),
@@ -338,6 +343,7 @@ impl Server {
             deferrals,
             metrics: Arc::clone(&metrics),
             on_dead_job: Box::new(move |dead_job| dead_job_log.log_dead_job(dead_job)),
+            on_settled_jobs: Box::new(move || on_settled_jobs.wake()),
             on_broken: Box::new(on_broken),
         };
         let (writer, writer_thread) = writer::start(
@@ -396,6 +402,12 @@ impl Server {
             &running,
             maintenance_inputs,
         )?;
+        let settlements = SettlementThread::start(
+            &shared_intake,
+            (&config, registry),
+            readers.clone(),
+            (settlement_signal, woken),
+        )?;
         let (file, config) = (config.file.clone(), Arc::new(ArcSwap::from_pointee(config)));
         let (stop, stopped) = bounded(0);
         let admin_config = Arc::clone(&config);
@@ -437,6 +449,7 @@ impl Server {
             nats,
             consumers,
             alert_subscribers,
+            settlements,
             planners,
             expander,
             readers,
@@ -530,6 +543,7 @@ impl Server {
             (info.intake, info.admin) = (addresses.intake, addresses.admin);
         });
         self.alert_subscribers.store(AlertSubscribers::new(&config, &registry).map(Arc::new));
+        self.settlements.configure(&config, &registry);
         self.config.store(Arc::new(config));
         self.writer.send(Operation::Audit(audit::AuditEntry {
             at_ms: clock::wall_ms(),
@@ -566,6 +580,7 @@ impl Server {
         self.consumers.stop();
         self.listeners.stop();
         self.maintenance.stop();
+        self.settlements.stop();
         self.retention.stop();
         self.file_watch.stop();
         self.writer.close_workers();

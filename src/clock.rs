@@ -148,6 +148,31 @@ pub fn random_id() -> anyhow::Result<[u8; 16]> {
     })
 }
 
+/// Returns an id that begins with a time (UUIDv7, RFC 9562 section 5.7), so that what it belongs to can be found
+/// without an index.
+///
+/// # Errors
+/// The system returned no random bytes.
+pub fn time_ordered_id(wall_ms: i64) -> anyhow::Result<[u8; 16]> {
+    random_id().map(|random| with_time(wall_ms, random))
+}
+
+/// Puts a time into random bytes, or into others that tell ids of one millisecond apart.
+pub fn with_time(wall_ms: i64, mut id: [u8; 16]) -> [u8; 16] {
+    let ms = u64::try_from(wall_ms).unwrap_or(0).to_be_bytes();
+    id[..6].copy_from_slice(&ms[2..]);
+    id[6] = 0x70 | id[6] & 0x0f;
+    id[8] = 0x80 | id[8] & 0x3f;
+    id
+}
+
+/// Returns the time in an id of `time_ordered_id`, or `None` for another id.
+pub fn time_of_id(id: &[u8; 16]) -> Option<i64> {
+    let mut ms = [0; 8];
+    ms[2..].copy_from_slice(&id[..6]);
+    (id[6] >> 4 == 7 && id[8] >> 6 == 2).then_some(i64::from_be_bytes(ms))
+}
+
 /// Returns a random number from 0 up to 1 for jitter, or one half if the system has no random bytes.
 pub fn random_unit_f64() -> f64 {
     match random::<4>() {
@@ -242,6 +267,18 @@ mod tests {
     fn the_database_clock_never_goes_back() {
         assert_eq!(anchor().advance(50_000 - YEAR_MS, 5, "b"), 1000);
         assert_eq!(anchor().advance(50_000 - YEAR_MS, 5, ""), 1000);
+    }
+
+    #[test]
+    fn an_id_has_the_time_and_the_layout_of_a_uuid_of_version_7() {
+        // RFC 9562 appendix A.6.
+        let random = 0x0000_0000_0000_0cc3_18c4_dc0c_0c07_398f_u128.to_be_bytes();
+        let expected = 0x017f_22e2_79b0_7cc3_98c4_dc0c_0c07_398f_u128.to_be_bytes();
+        assert_eq!(with_time(1_645_557_742_000, random), expected);
+        assert_eq!(time_of_id(&expected), Some(1_645_557_742_000));
+        assert_eq!(time_of_id(&[0; 16]), None);
+        let ids = [time_ordered_id(7).unwrap(), time_ordered_id(7).unwrap()];
+        assert!(ids[0] != ids[1] && ids.iter().all(|id| time_of_id(id) == Some(7)));
     }
 
     #[test]

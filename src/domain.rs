@@ -17,6 +17,7 @@ pub mod breaker;
 pub mod claim_request;
 pub mod failure_reason;
 pub mod id_set;
+pub mod idempotency_key;
 pub mod job;
 pub mod job_plan;
 pub mod quote;
@@ -53,7 +54,7 @@ impl fmt::Display for JobId {
 #[derive(Clone, Debug)]
 pub struct Event {
     pub id: EventId,
-    /// Sixteen random bytes, assigned when the event is accepted. `HOOKTRAIL_IDEMPOTENCY_KEY` is
+    /// The time at which the event is accepted and random bytes (UUIDv7, RFC 9562). `HOOKTRAIL_IDEMPOTENCY_KEY` is
     /// derived from them.
     pub uid: [u8; 16],
     pub source: String,
@@ -115,6 +116,9 @@ pub fn reason_kind(reason: &str) -> impl Iterator<Item = char> {
 
 /// The name of the built-in source, whose events are alerts.
 pub const INTERNAL_SOURCE: &str = "hooktrail";
+
+/// The type of an event of the built-in source that reports how a job ended.
+pub const JOB_SETTLED: &str = "job.settled";
 
 /// Header lines in stored order: the lower-case name and the bytes of the value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -24,6 +24,7 @@ pub mod alerts;
 mod clock_break;
 pub mod failure_log;
 pub mod retention;
+pub mod settlements;
 
 use alerts::AlertMonitor;
 use failure_log::FailureLog;

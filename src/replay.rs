@@ -11,8 +11,8 @@ use anyhow::Context;
 
 use crate::config::{Config, Handler};
 use crate::domain::id_set::{IdRanges, IdSet};
-use crate::domain::{HandlerId, SourceId};
-use crate::planner::JobPlanner;
+use crate::domain::{HandlerId, INTERNAL_SOURCE, SourceId};
+use crate::planner::{JobPlanner, settled_jobs};
 use crate::store::audit::AuditEntry;
 use crate::store::queries::Selector;
 use crate::store::replay::{self, PlannedReplay};
@@ -123,7 +123,10 @@ pub fn select_events<'a>(
             continue;
         }
         let matching = handlers.iter().filter(|(_, id)| ids.contains(id)).copied();
-        let planner = JobPlanner::for_handlers(matching);
+        let planner = match sources.get(&source) {
+            Some(name) if name == INTERNAL_SOURCE => settled_jobs::stored_alert_planner(matching),
+            _ => JobPlanner::for_handlers(matching),
+        };
         result.groups.push(EventGroup { source, handlers: ids, planner, events });
     }
     Ok(result)

@@ -20,6 +20,7 @@ use crate::domain::breaker::BreakerPolicy;
 use crate::domain::{AttemptResult, Claim, HandlerId, JobId, NextStep, Outcome};
 use crate::handler::{self, HandlerRuntime, Task};
 use crate::metrics::Metrics;
+use crate::planner::settled_jobs::takes_settled_jobs;
 use crate::process::{CancelToken, LiveOutput, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::backlog_task::BacklogTask;
@@ -315,6 +316,7 @@ pub fn registration_of(handler: &config::Handler) -> HandlerRegistration {
         name: handler.name.clone(),
         is_paused: handler.is_paused,
         breaker: breaker_policy(handler),
+        takes_settled_jobs: takes_settled_jobs(handler),
     }
 }
 

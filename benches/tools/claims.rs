@@ -107,6 +107,7 @@ impl Database {
             name: format!("h{handler}"),
             is_paused: PAUSED.contains(&handler),
             breaker: BreakerPolicy { failures: 1, pause_ms: HOUR_MS },
+            takes_settled_jobs: false,
         };
         let registrations: Vec<HandlerRegistration> = (1..=HANDLERS).map(registration).collect();
         let ((), _) = write_directly(&store, |tx, _| {

@@ -1,4 +1,4 @@
-//! Starts the maintenance thread with its connections to the other parts.
+//! Starts the threads for periodic work and for settled jobs, with their connections to the other parts.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,8 +12,12 @@ use crate::clock::MonotonicClock;
 use crate::config::Config;
 use crate::maintenance::alerts::{AlertMonitor, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
+use crate::maintenance::settlements::{
+    SettlementReporter, SettlementSignal, SettlementSubscribers, SettlementSubscription,
+};
 use crate::maintenance::{self, Maintenance};
 use crate::store::ReadPool;
+use crate::store::registry::Registry;
 use crate::store::source_counters::SourceCounters;
 use crate::web::IntakeState;
 use crate::worker::RunningJobs;
@@ -67,4 +71,47 @@ pub(super) fn start_maintenance(
         check_certificate: Box::new(move || certificates.tick()),
     };
     Ok(StoppableThread { stop, thread: maintenance::start(maintenance, stopped)? })
+}
+
+/// The thread that makes events of settled jobs.
+pub(super) struct SettlementThread {
+    subscription: SettlementSubscription,
+    signal: SettlementSignal,
+    thread: StoppableThread,
+}
+
+impl SettlementThread {
+    pub fn start(
+        intake: &Arc<IntakeState>,
+        (config, registry): (&Config, &Registry),
+        readers: ReadPool,
+        (signal, wake): (SettlementSignal, Receiver<()>),
+    ) -> std::io::Result<Self> {
+        let subscribers = SettlementSubscribers::new(config, registry).map(Arc::new);
+        let subscription = SettlementSubscription::new(subscribers.into());
+        let redacting = Arc::clone(intake);
+        let reporter = SettlementReporter {
+            subscription: Arc::clone(&subscription),
+            readers,
+            expressions: intake.expressions.clone(),
+            writer: intake.writer.clone(),
+            wake,
+            redact: Box::new(move |text| {
+                redacting.config.load().redactor.redact(text).into_owned()
+            }),
+        };
+        let (stop, stopped) = bounded(0);
+        let thread = StoppableThread { stop, thread: reporter.start(stopped)? };
+        Ok(Self { subscription, signal, thread })
+    }
+
+    /// Applies a new configuration.
+    pub fn configure(&self, config: &Config, registry: &Registry) {
+        self.subscription.store(SettlementSubscribers::new(config, registry).map(Arc::new));
+        self.signal.wake();
+    }
+
+    pub fn stop(self) {
+        self.thread.stop();
+    }
 }

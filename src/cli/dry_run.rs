@@ -14,14 +14,16 @@ use super::selector_checks::check_event;
 use super::{ExitError, open_store, output, read_secrets, usage_error, user_error};
 use crate::config::{Handler, LoadedConfig};
 use crate::domain::job_plan::JobSpec;
-use crate::domain::{AttemptResult, Claim, Event, EventId, HandlerId, JobId, Outcome, SourceId};
+use crate::domain::{
+    AttemptResult, Claim, Event, EventId, HandlerId, INTERNAL_SOURCE, JobId, Outcome, SourceId,
+};
 use crate::expression::{
     EvaluatorPool, EventContext, Expression, HandlerDecision, HandlerMatch, RawJobKeys,
 };
 use crate::handler::{HandlerRuntime, LookupLimit};
 use crate::jetstream::NatsThread;
 use crate::numbers::format_count;
-use crate::planner::JobPlanner;
+use crate::planner::{JobPlanner, settled_jobs};
 use crate::process::{CancelToken, GRACE, Supervisor};
 use crate::store::jobs::ClaimedJob;
 use crate::store::{self, Store, event_reads, queries};
@@ -191,7 +193,11 @@ fn evaluate(
     event: &Event,
     handler: &Handler,
 ) -> Result<HandlerDecision, ExitError> {
-    let planner = JobPlanner::for_handlers([(handler, HandlerId(0))].into_iter());
+    let handlers = [(handler, HandlerId(0))].into_iter();
+    let planner = match event.source.as_str() {
+        INTERNAL_SOURCE => settled_jobs::stored_alert_planner(handlers),
+        _ => JobPlanner::for_handlers(handlers),
+    };
     let Some(expressions) = planner.expressions() else {
         return Ok(HandlerDecision::Run(HandlerMatch::default()));
     };

@@ -22,6 +22,7 @@ mod backup;
 mod completions;
 mod dry_run;
 mod erase;
+mod event_origin;
 mod help;
 mod http_client;
 mod id_list;
@@ -146,6 +147,8 @@ enum Command {
         "hooktrail show 7 --job 12",
         "# Write its body to a file",
         "hooktrail show 7 --body > body.json",
+        "# Find the job of an idempotency key, and its outcome on other machines",
+        "hooktrail show AZrX-wAAcACAAAAAAAAAAA-crm-0-0",
     ]))]
     Show(show::ShowArgs),
     /// Run a query on the database that can only read

@@ -1,5 +1,5 @@
 //! `show`: prints one event with its request, its jobs, their attempts and outputs. An event with many jobs
-//! gets a summary.
+//! gets a summary. For an idempotency key, it prints the job and the events that other machines know by the key.
 
 use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -7,6 +7,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
+use super::event_origin::describe_origin;
 use super::id_list::{IdList, parse_id, parse_id_list};
 use super::output::{self, escape_line};
 use super::selector_args::parse_state;
@@ -14,13 +15,14 @@ use super::selector_checks::{check_event, check_ranges, reject_if_any};
 use super::{ExitError, table, usage_error, user_error};
 use crate::clock;
 use crate::domain::failure_reason::failure_pattern;
+use crate::domain::idempotency_key::IdempotencyKey;
 use crate::domain::job::PublicState;
 use crate::domain::{Event, EventId, JobId};
 use crate::numbers::{format_count, group_digits};
 use crate::row_json::row_object;
 use crate::store::event_jobs::{self, HandlerJobs, JobReason};
 use crate::store::queries::{self, Rows, Selector};
-use crate::store::{self, Store, Value, deferred, event_reads};
+use crate::store::{self, Store, Value, deferred, event_reads, key_lookup};
 
 /// An event with more jobs gets a summary.
 const MAX_JOBS_IN_FULL: i64 = 10;
@@ -40,12 +42,35 @@ const JOBS_PER_READ: usize = 500;
 /// How many attempts are read at once. Each may have 128 KiB of output, or more by `max_output_size`.
 const ATTEMPTS_PER_READ: i64 = 10;
 
+/// How many events with one origin key are printed as text.
+const MAX_EVENTS_OF_KEY: i64 = 10;
+
+/// How many events with one origin key are read at once.
+const EVENTS_PER_READ: i64 = 500;
+
+/// What an argument of `show` names.
+#[derive(Clone, Debug)]
+enum ShowTarget {
+    Events(IdList),
+    Key(String),
+}
+
+/// Parses numbers of events. Any other text is a key.
+fn parse_target(text: &str) -> Result<ShowTarget, String> {
+    let is_number = |c: char| c.is_ascii_digit() || matches!(c, ',' | '-' | '–' | ' ');
+    match text.trim() {
+        trimmed if trimmed.chars().all(is_number) => parse_id_list(text).map(ShowTarget::Events),
+        trimmed => Ok(ShowTarget::Key(trimmed.to_owned())),
+    }
+}
+
 /// Arguments of `show`.
 #[derive(Clone, Debug, Args)]
 pub struct ShowArgs {
-    /// Numbers of the events, such as 12, 4,5 or 4-6
-    #[arg(required = true, value_name = "EVENT", value_parser = parse_id_list, allow_negative_numbers = true)]
-    events: Vec<IdList>,
+    /// Numbers of the events, such as 12, 4,5 or 4-6. Or an idempotency key: prints the job that has it, and the events
+    /// that other machines know by it
+    #[arg(required = true, value_name = "EVENT|KEY", value_parser = parse_target, allow_negative_numbers = true)]
+    targets: Vec<ShowTarget>,
     /// The event that is printed now.
     #[arg(skip)]
     event: i64,
@@ -94,22 +119,34 @@ impl Limits {
 
 /// Prints events with their jobs and attempts.
 pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
-    let is_one = IdList::singles(&args.events).count() == 1
-        && IdList::given_ranges(&args.events).next().is_none();
+    let (mut events, mut keys) = (Vec::new(), Vec::new());
+    for target in &args.targets {
+        match target {
+            ShowTarget::Events(list) => events.push(list.clone()),
+            ShowTarget::Key(key) => keys.push(key.as_str()),
+        }
+    }
+    let is_one = IdList::singles(&events).count() == 1
+        && IdList::given_ranges(&events).next().is_none()
+        && keys.is_empty();
     if !is_one && (args.job.is_some() || args.body) {
         return Err(usage_error(
             "show: --job and --body print a part of one event: expected one number",
         ));
     }
+    if !keys.is_empty() && args.state.is_some() {
+        return Err(usage_error("show: a key names one job: leave out --state"));
+    }
     let mut errors = Vec::new();
-    for event in IdList::singles(&args.events) {
+    for event in IdList::singles(&events) {
         errors.extend(check_event(store, event)?);
     }
-    check_ranges(store, &args.events, "event", &mut errors)?;
+    check_ranges(store, &events, "event", &mut errors)?;
+    let keys = find_keys(store, &keys, &mut errors)?;
     reject_if_any(errors)?;
     let mut out = BufWriter::new(output::stdout());
     let mut shown = 0;
-    for range in IdList::to_ranges(&args.events).iter() {
+    for range in IdList::to_ranges(&events).iter() {
         let mut rest = range;
         while let Some(event) =
             queries::find_event_between(&store.conn, *rest.start(), *rest.end())?
@@ -119,7 +156,82 @@ pub fn show(store: &Store, args: &ShowArgs) -> Result<(), ExitError> {
             rest = event + 1..=*rest.end();
         }
     }
+    for found in keys {
+        show_key(&mut out, store, args, &found, &mut shown)?;
+    }
     Ok(out.flush()?)
+}
+
+/// What was found for a key.
+struct FoundKey<'a> {
+    key: &'a str,
+    /// The job whose idempotency key it is, and its event.
+    job: Option<(EventId, JobId)>,
+    /// The number of events that other machines know by it.
+    origin_count: i64,
+}
+
+/// Looks keys up. Adds an error for each unknown one.
+fn find_keys<'a>(
+    store: &Store,
+    keys: &[&'a str],
+    errors: &mut Vec<String>,
+) -> anyhow::Result<Vec<FoundKey<'a>>> {
+    let mut found = Vec::new();
+    for key in keys {
+        let parsed = IdempotencyKey::parse(key);
+        let job = parsed.map(|parsed| key_lookup::find_job(&store.conn, &parsed)).transpose()?;
+        let origin_count = key_lookup::count_events_by_origin(&store.conn, key)?;
+        match job.flatten() {
+            None if origin_count == 0 => errors.push(format!(
+                "{}: no job or event has this key; expected the number of an event such as 12, or a key of a job such \
+                 as AZrX-wAAcACAAAAAAAAAAA-crm-0-0, as HOOKTRAIL_IDEMPOTENCY_KEY has it",
+                escape_line(key)
+            )),
+            job => found.push(FoundKey { key, job, origin_count }),
+        }
+    }
+    Ok(found)
+}
+
+/// Prints the job of a key, and then the events that other machines know by it, oldest first.
+fn show_key(
+    out: &mut impl Write,
+    store: &Store,
+    args: &ShowArgs,
+    found: &FoundKey<'_>,
+    shown: &mut usize,
+) -> Result<(), ExitError> {
+    let mut print = |out: &mut _, event: EventId, job: Option<JobId>| {
+        let job = job.map(|job| job.0);
+        show_event(out, store, &ShowArgs { event: event.0, job, ..args.clone() }, *shown > 0)?;
+        *shown += 1;
+        Ok::<(), ExitError>(())
+    };
+    if let Some((event, job)) = found.job {
+        print(out, event, Some(job))?;
+    }
+    let limit = if args.json { i64::MAX } else { MAX_EVENTS_OF_KEY };
+    let (mut last, mut rest) = (EventId(0), found.origin_count.min(limit));
+    while rest > 0 {
+        let events = key_lookup::list_events_by_origin(
+            &store.conn,
+            found.key,
+            last,
+            rest.min(EVENTS_PER_READ),
+        )?;
+        let Some(newest) = events.last() else { break };
+        last = *newest;
+        rest -= i64::try_from(events.len()).unwrap_or(rest);
+        for event in events {
+            print(out, event, None)?;
+        }
+    }
+    if found.origin_count > limit {
+        let more = format_count(found.origin_count - limit, "more event");
+        writeln!(out, "\n{more} with this key: `hooktrail show KEY --json` prints all")?;
+    }
+    Ok(())
 }
 
 fn show_event(
@@ -371,10 +483,10 @@ fn print_event_line(out: &mut impl Write, event: &Event) -> std::io::Result<()> 
     let at = clock::format_local(event.received_at_ms);
     let ip = if event.ip.is_empty() { "an unknown address" } else { &event.ip };
     writeln!(out, "event {} of {} from {ip} at {at}", event.id, event.source)?;
-    match &event.client {
-        Some(client) => writeln!(out, "client certificate: {}", escape_line(client)),
-        None => Ok(()),
+    if let Some(client) = &event.client {
+        writeln!(out, "client certificate: {}", escape_line(client))?;
     }
+    describe_origin(event).into_iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
 fn print_request(out: &mut impl Write, event: &Event, limits: Limits) -> std::io::Result<()> {

@@ -45,7 +45,7 @@ pub struct NatsSettings {
 /// The files of TLS to NATS, in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NatsTls {
-    /// The authority of the servers' certificates, beside those of the system.
+    /// The authority of the servers' certificates, instead of those of the system.
     pub ca: Option<PathBuf>,
     /// The certificate and the key of this client.
     pub identity: Option<(PathBuf, PathBuf)>,

@@ -80,6 +80,14 @@ impl Expression {
         Self::compile(&text).unwrap_or_else(|_| self.clone())
     }
 
+    /// Returns an expression whose outputs are only true where a condition is true too. Where it is not, this
+    /// expression is not evaluated.
+    pub fn with_condition(&self, condition: &str) -> Self {
+        // The line breaks end a trailing comment.
+        let text = format!("({condition}) and (\n{}\n)", self.text());
+        Self::compile(&text).unwrap_or_else(|_| self.clone())
+    }
+
     pub fn text(&self) -> &str {
         &self.0.text
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, Server};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -46,12 +46,26 @@ impl ConnectionStatus {
             Event::ServerError(error) => {
                 *self.last_server_error.lock() = Some((Instant::now(), error.to_string()));
             }
-            Event::ClientError(error) => {
-                let text = error.to_string();
-                let text = text.strip_prefix("nats: ").unwrap_or(&text);
-                *self.last_error.lock() = Some(text.to_owned());
+            // It only has the kind of the error: `record_errors` gets the text.
+            Event::ClientError(_)
+            | Event::LameDuckMode
+            | Event::Draining
+            | Event::Closed
+            | Event::SlowConsumer(_) => {}
+        }
+    }
+
+    /// Remembers why the servers could not be reached.
+    fn record_errors(&self, servers: &[Server]) {
+        let mut reasons: Vec<&str> = Vec::new();
+        let errors = servers.iter().filter_map(|server| server.last_error.as_deref());
+        for reason in errors.map(plain_reason) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
             }
-            Event::LameDuckMode | Event::Draining | Event::Closed | Event::SlowConsumer(_) => {}
+        }
+        if !reasons.is_empty() {
+            *self.last_error.lock() = Some(reasons.join("; "));
         }
     }
 }
@@ -71,7 +85,7 @@ impl NatsConnection {
             last_error: Mutex::default(),
             last_server_error: Mutex::default(),
         });
-        let observer = Arc::clone(&status);
+        let (observer, errors) = (Arc::clone(&status), Arc::clone(&status));
         let mut options = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
@@ -80,6 +94,11 @@ impl NatsConnection {
             .event_callback(move |event| {
                 observer.handle_event(event);
                 std::future::ready(())
+            })
+            // Called before each attempt. It chooses no server, but sees what the attempts before met.
+            .reconnect_to_server_callback(move |servers, _| {
+                errors.record_errors(&servers);
+                std::future::ready(None)
             });
         if let Some(tls) = &settings.tls {
             options = options.require_tls(true);
@@ -133,11 +152,21 @@ impl NatsConnection {
     }
 }
 
+/// Says why a server could not be reached, without the words that async-nats puts around the reason.
+fn plain_reason(error: &str) -> &str {
+    if error.contains("authorization violation") {
+        return "authorization violation: check the credentials";
+    }
+    error.strip_prefix("IO error: ").unwrap_or(error)
+}
+
 /// Adds the credentials: the contents of a `.creds` file, the seed of an nkey, `user:password`, or a token.
 fn authenticate(options: ConnectOptions, credentials: &[u8]) -> Result<ConnectOptions, String> {
     let text = std::str::from_utf8(credentials).map_err(|_| "credentials: not UTF-8".to_owned())?;
     if text.contains("NATS USER JWT") {
-        return options.credentials(text).map_err(|e| format!("credentials: {e}"));
+        // The parser asks for the line break at the end, which is not part of a secret.
+        let text = format!("{text}\n");
+        return options.credentials(&text).map_err(|e| format!("credentials: {e}"));
     }
     let text = text.trim();
     if is_user_seed(text) {

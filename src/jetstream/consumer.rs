@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, Info, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind, Context, ContextBuilder};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,10 @@ const MAX_ACK_PENDING: i64 = 10_000;
 
 /// How long an acknowledgement may wait for the connection.
 const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a reader that ends goes on with messages that are on their way, and how long it waits for the next of them.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a reader that accepts no messages asks again.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -169,8 +173,11 @@ impl StreamReader {
                     None => break,
                 }
             }
-            // What has arrived already would otherwise wait until the stream delivers it again.
-            while let Some(Some(Ok(message))) = batch.next().now_or_never() {
+            // What is on its way would otherwise wait until the stream delivers it again.
+            let until = Instant::now() + DRAIN_LIMIT;
+            while let Ok(Some(Ok(message))) = timeout(DRAIN_PAUSE, batch.next()).await
+                && Instant::now() < until
+            {
                 self.deliver(message, deliveries).await?;
             }
         }

@@ -143,7 +143,7 @@ impl AlertMonitor {
         writer: &WriterHandle,
     ) {
         alert.detail = alert.detail.map(|detail| (self.redact)(&detail));
-        let body = alert_body(&alert);
+        let body = json_object(alert_fields(&alert));
         let Some(expressions) = subscribers.planner.expressions() else {
             return store_alert(
                 subscribers,
@@ -202,12 +202,13 @@ fn store_alert(
     writer: &WriterHandle,
 ) {
     // An event needs a random id. Without one the alert stays recorded.
-    let (Ok(uid), Ok(salt)) = (clock::random_id(), clock::random_id()) else { return };
+    let at_ms = clock::wall_ms();
+    let (Ok(uid), Ok(salt)) = (clock::time_ordered_id(at_ms), clock::random_id()) else { return };
     let event = (!planned.plan.is_empty()).then(|| {
         let event = NewEvent {
             source: subscribers.source,
             uid,
-            received_at_ms: clock::wall_ms(),
+            received_at_ms: at_ms,
             method: "POST".into(),
             headers: b"content-type: application/json".to_vec(),
             expression_errors: planned.expression_errors,
@@ -220,14 +221,14 @@ fn store_alert(
     writer.send(Operation::AlertEvent(Box::new(AlertEvent { alert, event })));
 }
 
-/// The body of an alert's event: the keys in the order of docs/alerts.md, null if one does not apply.
-fn alert_body(alert: &PendingAlert) -> Vec<u8> {
+/// The keys in the body of an alert's event, in the order of docs/alerts.md. Null: one does not apply.
+pub(super) fn alert_fields(alert: &PendingAlert) -> [(&'static str, Value); 10] {
     let text = |text: &str| match text {
         "" => Value::Null,
         text => Value::from(text),
     };
     let number = |number: Option<i64>| number.map_or(Value::Null, Value::from);
-    let fields = [
+    [
         ("type", text(&alert.kind)),
         ("at", Value::from(clock::format_rfc3339(alert.at_ms))),
         ("source", text(&alert.source)),
@@ -238,9 +239,13 @@ fn alert_body(alert: &PendingAlert) -> Vec<u8> {
         ("attempts", number(alert.attempts)),
         ("detail", alert.detail.as_deref().map_or(Value::Null, Value::from)),
         ("count", Value::from(alert.count)),
-    ];
-    let fields = fields.map(|(name, value)| format!("\"{name}\":{value}"));
-    format!("{{{}}}", fields.join(",")).into_bytes()
+    ]
+}
+
+/// Writes an object with its keys in this order.
+pub(super) fn json_object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Vec<u8> {
+    let fields = fields.into_iter().map(|(name, value)| format!("\"{name}\":{value}"));
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(",")).into_bytes()
 }
 
 #[cfg(test)]
@@ -262,6 +267,6 @@ mod tests {
             detail: Some("exit 1: \"no\"".into()),
         };
         let expected = r#"{"type":"job.dead","at":"2026-11-18T11:06:40.123Z","source":"a","handler":null,"event":7,"job":9,"item":null,"attempts":40,"detail":"exit 1: \"no\"","count":3}"#;
-        assert_eq!(String::from_utf8(alert_body(&alert)).unwrap(), expected);
+        assert_eq!(String::from_utf8(json_object(alert_fields(&alert))).unwrap(), expected);
     }
 }

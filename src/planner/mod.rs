@@ -22,6 +22,7 @@ use crate::expression::{
 };
 use crate::redact::REDACTED;
 
+pub mod settled_jobs;
 #[cfg(test)]
 mod tests;
 
@@ -66,7 +67,11 @@ impl DeferredPlanner {
     ) -> Self {
         let with_dedupe =
             source.map(|source| (source.clone(), JobPlanner::new(source, handlers.clone())));
-        Self { handlers: JobPlanner::for_handlers(handlers), with_dedupe }
+        let handlers = match source {
+            Some(_) => JobPlanner::for_handlers(handlers),
+            None => settled_jobs::stored_alert_planner(handlers),
+        };
+        Self { handlers, with_dedupe }
     }
 
     /// Returns the planner of an event. `is_late`: its `dedupe` is evaluated too.

@@ -8,6 +8,7 @@ use super::failure_groups::GroupChanges;
 use super::job_counts::JobCounts;
 use super::minute_counts::MinuteCounts;
 use super::seal::NewEntries;
+use super::settled_job::SettledJob;
 use crate::domain::breaker::BreakerState;
 use crate::domain::job::JobState;
 use crate::domain::{EventId, HandlerId, JobId, SourceId};
@@ -43,6 +44,10 @@ pub struct Effects {
     pub(super) job_counts: Vec<(HandlerId, JobCounts)>,
     /// Changes in the groups of failures. Written before the commit.
     pub(super) failure_groups: GroupChanges,
+    /// Jobs that reached a final state, if a handler subscribes to that. Written before the commit.
+    pub(super) settled: Vec<SettledJob>,
+    /// The transaction recorded such jobs.
+    pub(super) has_settled_jobs: bool,
     /// What the transaction seals.
     pub(super) sealed: NewEntries,
 }

@@ -43,7 +43,7 @@ pub(super) struct Migration {
 /// To add one: write the functions, append it here, and edit schema.sql to match the result.
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { change: add_clients, backfill: None },
-    Migration { change: add_origin_keys, backfill: None },
+    Migration { change: add_origin_keys_and_settlements, backfill: None },
 ];
 
 /// Adds the subjects of client certificates to events. The rows of earlier events stay as they are.
@@ -51,12 +51,28 @@ fn add_clients(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("ALTER TABLE events ADD COLUMN client TEXT")
 }
 
-/// Adds the keys of events from other machines. No earlier event has one, so the index is empty: SQLite reads the
-/// rows for it once, without their overflow pages.
-fn add_origin_keys(conn: &Connection) -> rusqlite::Result<()> {
+/// Adds the keys of events from other machines, and the jobs whose end is reported. No earlier event has one, so the indexes are empty: SQLite reads the
+/// rows for each of them once, without their overflow pages.
+fn add_origin_keys_and_settlements(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(
         "ALTER TABLE events ADD COLUMN origin_key TEXT;
-         CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL",
+         CREATE INDEX events_origin_key ON events (origin_key) WHERE origin_key IS NOT NULL;
+         CREATE INDEX events_origin_uid ON events (uid) WHERE origin_key IS NOT NULL;
+         CREATE TABLE settlements (
+           id INTEGER PRIMARY KEY AUTOINCREMENT,
+           job INTEGER NOT NULL,
+           event INTEGER NOT NULL,
+           source INTEGER NOT NULL,
+           handler INTEGER NOT NULL,
+           item INTEGER,
+           replay INTEGER,
+           attempts INTEGER NOT NULL,
+           ended_as INTEGER NOT NULL,
+           at INTEGER NOT NULL,
+           detail TEXT,
+           uid BLOB NOT NULL,
+           origin_key TEXT
+         )",
     )
 }
 

@@ -11,6 +11,7 @@ use super::jobs::{AttemptRecord, ClaimedJob, claim, queue, transition};
 use super::registry::{self, Registry};
 use super::rejections::{self, RejectionRow};
 use super::retention::{self, RetentionRest};
+use super::settlements::{self, SettlementEvent};
 use super::statements::Statements;
 use super::write_transaction::WriteTransaction;
 use super::{ErrorKind, alerts, audit, breaker, classify, sources, write_anchor};
@@ -45,6 +46,11 @@ pub enum Operation {
     AlertSignal(alerts::AlertSignal),
     /// An event of the source `hooktrail`.
     AlertEvent(Box<alerts::AlertEvent>),
+    /// Events of type `job.settled`. The reply is sent after the commit.
+    ReportSettlements {
+        events: Vec<SettlementEvent>,
+        reply: Sender<()>,
+    },
 }
 
 impl Operation {
@@ -66,6 +72,7 @@ impl Operation {
             Self::Register { sources, handlers, .. } => sources.len() + handlers.len(),
             Self::SaveState(last_seen) => last_seen.len(),
             Self::AlertEvent(alert) => alert.event.as_ref().map_or(1, events::NewEvent::weight),
+            Self::ReportSettlements { events, .. } => settlements::weight(events),
             Self::Finish(_)
             | Self::Audit(_)
             | Self::Recount(_)
@@ -119,6 +126,7 @@ pub fn apply(tx: &mut WriteTransaction<'_>, op: &Operation) -> rusqlite::Result<
         Operation::RestRetention(rest) => retention::save_rest(tx.conn, rest)?,
         Operation::AlertSignal(signal) => alerts::record_signal(tx, signal)?,
         Operation::AlertEvent(alert) => alerts::emit(tx, alert)?,
+        Operation::ReportSettlements { events, .. } => settlements::report(tx, events)?,
         Operation::SaveState(last_seen) => {
             sources::save_last_seen(tx.conn, last_seen)?;
             write_anchor(tx.conn, &tx.cache.clock.anchor())?;
@@ -127,7 +135,8 @@ pub fn apply(tx: &mut WriteTransaction<'_>, op: &Operation) -> rusqlite::Result<
     Ok(OperationResult::Done)
 }
 
-/// Assigns ids to the names of a configuration, and applies `paused`, `breaker` and the subscription to alerts.
+/// Assigns ids to the names of a configuration, and applies `paused`, `breaker` and the subscriptions to alerts and to
+/// settled jobs.
 ///
 /// # Errors
 /// The write failed.
@@ -137,7 +146,10 @@ pub fn register(
     handlers: &[registry::HandlerRegistration],
 ) -> rusqlite::Result<Registry> {
     let registry = registry::register(tx, sources, handlers)?;
-    alerts::set_subscriber(tx.conn, registry.sources.get(INTERNAL_SOURCE).copied())?;
+    let own_source = registry.sources.get(INTERNAL_SOURCE).copied();
+    alerts::set_subscriber(tx.conn, own_source)?;
+    let has_subscriber = handlers.iter().any(|handler| handler.takes_settled_jobs);
+    settlements::set_subscriber(tx.conn, own_source.filter(|_| has_subscriber))?;
     let before = std::mem::take(&mut tx.cache.breakers);
     tx.cache.reload_config_tables(tx.conn)?;
     for handler in breaker::changed_handlers(&before, &tx.cache.breakers) {

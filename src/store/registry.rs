@@ -24,6 +24,8 @@ pub struct HandlerRegistration {
     pub name: String,
     pub is_paused: bool,
     pub breaker: BreakerPolicy,
+    /// The handler takes events of type `job.settled`.
+    pub takes_settled_jobs: bool,
 }
 
 /// Assigns an id to each name, and applies `paused` and `breaker` of the configuration.
@@ -45,7 +47,7 @@ pub fn register(
         )?;
         registry.sources.insert(name.clone(), id);
     }
-    for HandlerRegistration { name, is_paused: paused, breaker } in handlers {
+    for HandlerRegistration { name, is_paused: paused, breaker, .. } in handlers {
         conn.execute("INSERT INTO handlers (name) VALUES (?1) ON CONFLICT DO NOTHING", [name])?;
         let sql = "SELECT id, paused_in_config FROM handlers WHERE name = ?1";
         let (id, before): (HandlerId, bool) = conn.query_row(sql, [name], |row| row.try_into())?;

@@ -5,15 +5,18 @@ use std::time::Instant;
 use super::effects::Effects;
 use super::write_transaction::WriteTransaction;
 use super::writer_cache::{Counters, WriterCache};
-use super::{Store, alerts, failure_groups, in_transaction, job_counts, minute_counts, seal};
+use super::{
+    Store, alerts, failure_groups, in_transaction, job_counts, minute_counts, seal, settlements,
+};
 
-/// Writes the alerts, the counts of jobs, failures and minutes, the seal and the counters of a transaction. `before`: the counters when
-/// it began.
+/// Writes the alerts, the settled jobs, the counts of jobs, failures and minutes, the seal and the counters of a
+/// transaction. `before`: the counters when it began.
 ///
 /// # Errors
 /// The write failed.
 pub fn write_last(tx: &mut WriteTransaction<'_>, before: Counters) -> rusqlite::Result<()> {
     alerts::record_conditions(tx)?;
+    settlements::write(tx)?;
     job_counts::write(tx.conn, &mut tx.effects.job_counts)?;
     failure_groups::write(tx.conn, &mut tx.effects.failure_groups)?;
     minute_counts::write(tx.conn, tx.cache, &tx.effects.minute_counts)?;

@@ -44,15 +44,15 @@ pub struct Check {
 
 #[derive(Debug)]
 enum Rule {
-    /// `sql` returns the rows with the problem.
-    Query { problem: &'static str, sql: &'static str },
+    /// `sql` returns the rows with the problem. A backup of an earlier version may lack `table`.
+    Query { problem: &'static str, sql: &'static str, table: Option<&'static str> },
     /// The rows and the chain of seals agree.
     Seals,
 }
 
 impl Check {
     const fn new(name: &'static str, problem: &'static str, sql: &'static str) -> Self {
-        Self { name, rule: Rule::Query { problem, sql } }
+        Self { name, rule: Rule::Query { problem, sql, table: None } }
     }
 
     /// Returns what contradicts the rule. Damage that ends the check is a problem too, and so is one of `heads` that the
@@ -69,7 +69,8 @@ impl Check {
         let mut damage = Problem::new(DAMAGED);
         let result = match self.rule {
             Rule::Seals => seal::check_seals(conn, heads, is_ended),
-            Rule::Query { problem, sql } => {
+            Rule::Query { table: Some(table), .. } if !has_table(conn, table)? => Ok(Vec::new()),
+            Rule::Query { problem, sql, .. } => {
                 let mut problem = Problem::new(problem);
                 collect(conn, sql, &mut problem)
                     .map(|()| Vec::from_iter(Some(problem).filter(|problem| problem.count > 0)))
@@ -86,6 +87,11 @@ impl Check {
             result => result,
         }
     }
+}
+
+fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)";
+    conn.query_row(sql, [name], |row| row.get(0))
 }
 
 fn collect(conn: &Connection, sql: &str, problem: &mut Problem) -> rusqlite::Result<()> {
@@ -259,6 +265,19 @@ pub const CHECKS: &[Check] = &[
          UNION ALL SELECT 'removal of event ' || event FROM partial_removals
            WHERE event NOT IN (SELECT id FROM events)",
     ),
+    Check {
+        name: "settled jobs",
+        rule: Rule::Query {
+            problem: "a recorded end of a job names no job, source or handler, or no final state",
+            sql: formatcp!(
+                "SELECT 'settlement ' || id FROM (SELECT *, ended_as AS state FROM settlements)
+                 WHERE job > (SELECT job FROM counters)
+                   OR source NOT IN (SELECT id FROM sources) OR handler NOT IN (SELECT id FROM handlers)
+                   OR {IS_UNFINISHED} OR {IS_UNRELEASED}"
+            ),
+            table: Some("settlements"),
+        },
+    },
     Check::new(
         "numbers of jobs",
         "the number of a handler's jobs, or of a group of failures, is wrong",

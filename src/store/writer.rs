@@ -72,6 +72,8 @@ pub struct WriterInputs {
     pub metrics: Arc<Metrics>,
     /// Called for each job that became dead. It must not block.
     pub on_dead_job: Box<dyn Fn(&DeadJob) + Send>,
+    /// Called when jobs may have been recorded that reached a final state. It must not block.
+    pub on_settled_jobs: Box<dyn Fn() + Send>,
     /// Called with the reason when this process can confirm nothing more and must exit.
     pub on_broken: Box<dyn Fn(&str) + Send>,
 }
@@ -331,6 +333,14 @@ impl Writer {
         if has_external_write {
             // This comes first: a pause by the command line applies to this group's jobs too.
             self.jobs.request_refresh();
+            self.report_external_settlements();
+        }
+    }
+
+    /// Reports that another process wrote, which may have cancelled jobs.
+    fn report_external_settlements(&self) {
+        if self.cache.settlement_source.is_some() {
+            (self.inputs.on_settled_jobs)();
         }
     }
 
@@ -539,6 +549,7 @@ impl Writer {
                     log::debug!("changes by another process could not be read: {e}");
                 }
                 self.jobs.request_refresh();
+                self.report_external_settlements();
                 self.recount.is_stale = true;
             }
             Ok(_) => {}

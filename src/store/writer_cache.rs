@@ -77,6 +77,8 @@ pub struct WriterCache {
     inserted_ips: u32,
     /// The source `hooktrail`, if a handler subscribes to it.
     pub(super) alert_source: Option<SourceId>,
+    /// The source `hooktrail`, if a handler takes events of type `job.settled`.
+    pub(super) settlement_source: Option<SourceId>,
     pub(super) source_status: HashMap<SourceId, SourceStatus>,
     /// The number of events of each source whose jobs are not all inserted and released, as of the last
     /// commit. While it is not zero, the jobs of the source's newer events come after those. Other sources
@@ -131,6 +133,7 @@ impl WriterCache {
             rejection_rows: 0,
             inserted_ips: 0,
             alert_source: None,
+            settlement_source: None,
             source_status: HashMap::new(),
             deferred: HashMap::new(),
             blocks: BlockIndex::default(),
@@ -162,6 +165,8 @@ impl WriterCache {
         self.reload_handlers(conn)?;
         let sql = "SELECT value FROM meta WHERE name = 'alerts'";
         self.alert_source = conn.find(sql, [], |row| row.get(0))?.flatten();
+        let sql = "SELECT value FROM meta WHERE name = 'settlements'";
+        self.settlement_source = conn.find(sql, [], |row| row.get(0))?.flatten();
         let sql =
             "SELECT id, has_accepted IS NOT NULL, is_silent IS NOT NULL, is_rejecting IS NOT NULL
                    FROM sources";
@@ -224,6 +229,11 @@ impl WriterCache {
     /// not the one of the alerts.
     pub(super) fn should_alert(&self, source: SourceId) -> bool {
         self.alert_source.is_some_and(|alert_source| alert_source != source)
+    }
+
+    /// Returns true if a handler takes events of type `job.settled`, and the source is not the one of these events.
+    pub(super) fn should_report_settled(&self, source: SourceId) -> bool {
+        self.settlement_source.is_some_and(|own_source| own_source != source)
     }
 
     /// Remembers that an address had an event accepted.

@@ -156,7 +156,7 @@ impl<'a> EventBuilder<'a> {
             DedupeCheck { source_key, delivery_key, is_late, retry_dead, mode: insert_mode };
         let (uid, origin_key) = match message {
             Some(message) => (message.uid, Some(message.origin_key)),
-            None => (random_id()?, None),
+            None => (with_random(clock::time_ordered_id(now_ms))?, None),
         };
         let event = NewEvent {
             source: runtime.id,
@@ -178,7 +178,7 @@ impl<'a> EventBuilder<'a> {
         if insert_mode != InsertMode::Store {
             return Ok((event, preset_response));
         }
-        let salt = random_id()?;
+        let salt = with_random(clock::random_id())?;
         let seal = move |received: &ReceivedRequest<'_>| {
             event.with_seal(&received.runtime.source.name, salt, received.request.body)
         };
@@ -245,12 +245,9 @@ impl<'a> EventBuilder<'a> {
     }
 }
 
-/// Returns 16 random bytes.
-///
-/// # Errors
-/// The system gave none.
-fn random_id() -> Result<[u8; 16], Rejection> {
-    clock::random_id().map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
+/// Turns the error of a system without random bytes into a response.
+fn with_random(id: anyhow::Result<[u8; 16]>) -> Result<[u8; 16], Rejection> {
+    id.map_err(|_| Rejection::Unavailable(UnavailableReason::Randomness))
 }
 
 /// Returns the delivery key, if the source uses it.

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::config::{JetStreamTarget, is_subject_token};
+use crate::domain::idempotency_key::IdempotencyKey;
 use crate::domain::job_plan::{JobPlan, JobSpec};
 use crate::domain::{AttemptResult, Event, Outcome};
 use crate::expression::{EvaluatorPool, EventContext, Expression};
@@ -281,9 +280,8 @@ fn expression_failed(which: &str, reason: &str) -> AttemptResult {
     }
 }
 
-/// Builds the idempotency key of a job: the event's random id, the handler, the item and the replay.
-/// The last two are always present, so that no two jobs share a key. At most 100 characters.
+/// Builds the idempotency key of a job.
 pub fn idempotency_key(event: &Event, handler: &str, claimed: &ClaimedJob) -> String {
-    let uid = URL_SAFE_NO_PAD.encode(event.uid);
-    format!("{uid}-{handler}-{}-{}", claimed.item.unwrap_or(0), claimed.replay)
+    let item = claimed.item.unwrap_or(0);
+    IdempotencyKey { uid: event.uid, handler, item, replay: claimed.replay }.to_string()
 }

@@ -191,14 +191,20 @@ fn the_alert_and_the_input_line_on_the_pages_have_the_fields_of_real_ones() {
         .handler("lines", "mode = \"batch\"\nbatch_wait = \"1ms\"", write_input)
         .handler("alert", "", write_input)
         .handler_source("alert", "hooktrail")
+        .handler("settled", "when = '.type == \"job.settled\"'\nconcurrency = 1", write_input)
+        .handler_source("settled", "hooktrail")
         .start();
     let headers = "Content-Type: application/json\r\n";
     server.request("POST", "/hooks/a", headers, br#"{"contact_id":"1"}"#);
-    server.until("select count(*) from trail where settled_at is not null", "2");
-    for (name, handler) in [("docs/alerts.md", "alert"), ("docs/handlers.md", "lines")] {
+    server.until("select count(*) from trail where settled_at is not null", "4");
+    for (name, handlers) in
+        [("docs/alerts.md", &["alert", "settled"][..]), ("docs/handlers.md", &["lines"])]
+    {
         let shown = blocks(&page(name), "json");
-        let [shown] = &shown[..] else { panic!("{name}: {shown:?}") };
-        assert_eq!(fields(shown), fields(&server.read_file(handler)), "{name}");
+        assert_eq!(shown.len(), handlers.len(), "{name}: {shown:?}");
+        for (shown, handler) in shown.iter().zip(handlers) {
+            assert_eq!(fields(shown), fields(&server.read_file(handler)), "{name}");
+        }
     }
 }
 

@@ -157,3 +157,73 @@ fn an_event_without_jobs_says_so() {
     let text = stdout(&server.cli(&["show", "1"]));
     assert!(text.ends_with("no jobs: no handler wanted the event\n"), "{text}");
 }
+
+/// A server whose handler `crm` prints its idempotency key. Event 1 has two items, and event 2 has none.
+fn server_with_keys() -> Server {
+    let server = scenario()
+        .source("a", "")
+        .handler("crm", "split = '.[]'", "echo \"$HOOKTRAIL_IDEMPOTENCY_KEY\"")
+        .handler("log-2", "", "echo \"$HOOKTRAIL_IDEMPOTENCY_KEY\"")
+        .start();
+    server.post("/hooks/a", "[1,2]");
+    server.post("/hooks/a", "[]");
+    server.until("select count(*) from outcomes where outcome = 'succeeded'", "4");
+    server
+}
+
+/// The idempotency key of a job, as its handler printed it.
+fn key_of(server: &Server, job: &str) -> String {
+    server.value(&format!(
+        "select trim(cast(stdout as text), char(10)) from attempts where job = {job}"
+    ))
+}
+
+#[test]
+fn an_idempotency_key_shows_its_job_with_and_without_a_server() {
+    let mut server = server_with_keys();
+    for is_running in [true, false] {
+        if !is_running {
+            server.stop();
+        }
+        for job in server.column("select job from outcomes order by job") {
+            let key = key_of(&server, &job);
+            let event = server.value(&format!("select event from outcomes where job = {job}"));
+            let expected = stdout(&server.cli(&["show", &event, "--job", &job]));
+            assert!(expected.contains(&key), "{expected}");
+            assert_eq!(stdout(&server.cli(&["show", &key])), expected);
+            let object = &server.json_lines(&["show", &key, "--json"])[0];
+            assert_eq!(object["jobs"][0]["job"].to_string(), job);
+            assert_eq!(object["jobs"].as_array().map(Vec::len), Some(1));
+        }
+    }
+}
+
+#[test]
+fn the_job_of_a_replay_is_shown_by_its_key() {
+    let server = server_with_keys();
+    assert!(server.cli(&["replay", "2", "--yes"]).status.success());
+    server.until("select count(*) from outcomes where outcome = 'succeeded'", "5");
+    let job = server.value("select max(job) from outcomes");
+    let key = key_of(&server, &job);
+    assert!(key.ends_with("-log-2-0-1"), "{key}");
+    assert_eq!(server.json_lines(&["show", &key, "--json"])[0]["jobs"][0]["job"].to_string(), job);
+}
+
+#[test]
+fn an_unknown_key_says_what_a_key_looks_like() {
+    let server = server_with_keys();
+    let key = key_of(&server, "1");
+    for unknown in [key.replace("-crm-", "-other-"), key.replace('A', "B"), "nonsense".to_owned()] {
+        let output = server.cli(&["show", &unknown]);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(1), String::new()));
+        let text = stderr(&output);
+        assert!(text.contains(&format!("{unknown}: no job or event has this key")), "{text}");
+        assert!(text.contains("such as AZrX-wAAcACAAAAAAAAAAA-crm-0-0"), "{text}");
+    }
+    for args in [["show", &key, "--job", "1"], ["show", &key, "--state", "dead"]] {
+        assert_eq!(server.cli(&args).status.code(), Some(2), "{args:?}");
+    }
+    assert_eq!(server.cli(&["show", &key, "--body"]).status.code(), Some(2));
+    let both = server.json_lines(&["show", "2", &key, "--json"]);
+    assert_eq!((both.len(), &both[0]["event"], &both[1]["event"]), (2, &2.into(), &1.into()));
+}

@@ -13,6 +13,7 @@ use super::super::batch_insert::{
 };
 use super::super::effects::{AlertCondition, Effects};
 use super::super::failure_groups::Membership;
+use super::super::settled_job::SettledJob;
 use super::super::statements::Statements;
 use super::super::write_transaction::WriteTransaction;
 use super::{
@@ -237,7 +238,47 @@ pub(in crate::store) fn create(
     }
     tx.effects.count_job(origin.handler, None, Some(state));
     placement.add_effects(tx.effects, *id, *origin);
+    settle_placed(tx, job, placement);
     group_failure(tx, job)
+}
+
+/// Notes a job whose first state is final.
+fn settle_placed(tx: &mut WriteTransaction<'_>, job: &NewJob<'_>, placement: &Placement) {
+    if placement.state().is_final() {
+        let reason = placement.reason().unwrap_or_default();
+        settle(tx, (JobId(job.id), job.origin.source), placement.state(), reason);
+    }
+}
+
+/// Notes a job that reached a final state without an attempt that ends now.
+fn settle(
+    tx: &mut WriteTransaction<'_>,
+    (job, source): (JobId, SourceId),
+    state: JobState,
+    reason: &str,
+) {
+    if tx.cache.should_report_settled(source) {
+        let (at_ms, detail) = (tx.cache.wall_ms, reason.to_owned());
+        tx.effects.settled.push(SettledJob { job, state, attempts: None, at_ms, detail });
+    }
+}
+
+/// Notes a job that reached a final state by its last attempt.
+fn settle_attempted(
+    tx: &mut WriteTransaction<'_>,
+    record: &AttemptRecord,
+    state: JobState,
+    reason: Option<&str>,
+) {
+    if state.is_final() && tx.cache.should_report_settled(record.source) {
+        tx.effects.settled.push(SettledJob {
+            job: record.claim.job,
+            state,
+            attempts: Some(record.claim.attempt),
+            at_ms: record.ended_at_ms,
+            detail: reason.unwrap_or(&record.detail).to_owned(),
+        });
+    }
 }
 
 /// Puts a job whose expression failed into the group of its reason.
@@ -321,6 +362,7 @@ pub(in crate::store) fn admit(
         tx.effects.adjust_queued(origin.source, -1);
     }
     tx.effects.count_job(origin.handler, Some(JobState::Unreleased), Some(state));
+    settle_placed(tx, job, placement);
     group_failure(tx, job)?;
     release_next(tx, origin.handler, order)
 }
@@ -471,13 +513,15 @@ pub(in crate::store) fn outdate(
     key: &KeyHash,
     newer: JobId,
 ) -> rusqlite::Result<()> {
+    let reason = format!("older than job {newer}");
     tx.conn.change(
         formatcp!(
             "UPDATE jobs SET state = {CANCELLED}, attempt = attempt - 1, started_at = NULL,
                cancel_reason = NULL, ended_at = ?2, reason = ?3 WHERE id = ?1 AND {IS_RUNNING}"
         ),
-        params![job.claim.job, tx.cache.wall_ms, format!("older than job {newer}")],
+        params![job.claim.job, tx.cache.wall_ms, reason],
     )?;
+    settle(tx, (job.claim.job, job.source), JobState::Cancelled, &reason);
     tx.effects.count_job(job.handler, Some(JobState::Running), Some(JobState::Cancelled));
     leave_failures(tx, job.claim)?;
     release_next(tx, job.handler, Some(key))
@@ -508,6 +552,7 @@ pub(in crate::store) fn succeed_plain(
     let has_ended = update.execute(params![claim.job, claim.attempt, crashes, ended_at_ms])? == 1;
     if has_ended {
         tx.effects.count_job(record.handler, Some(JobState::Running), Some(JobState::Succeeded));
+        settle_attempted(tx, record, JobState::Succeeded, None);
         leave_failures(tx, *claim)?;
     }
     Ok(has_ended)
@@ -563,6 +608,7 @@ pub(in crate::store) fn finish(
         tx.effects.adjust_queued(record.source, 1);
     }
     tx.effects.count_job(record.handler, Some(JobState::Running), Some(state));
+    settle_attempted(tx, record, state, reason.map(String::as_str));
     let before = current.failure.map(|group| (group, false));
     let job = (record.claim.job, record.handler);
     match state {
@@ -625,6 +671,7 @@ pub(in crate::store) fn reevaluate(
         params![job.claim.job, tx.cache.wall_ms, reason, code],
     )?;
     tx.effects.count_job(job.handler, Some(JobState::Running), Some(JobState::Cancelled));
+    settle(tx, (job.claim.job, job.source), JobState::Cancelled, reason);
     leave_failures(tx, job.claim)
 }
 
@@ -649,6 +696,7 @@ pub(in crate::store) fn supersede(
     for (job, source, ordering_key, burst_started_at, attempt, failure) in cancelled {
         tx.effects.adjust_queued(source, -1);
         tx.effects.count_job(handler, Some(JobState::Ready), Some(JobState::Cancelled));
+        settle(tx, (job, source), JobState::Cancelled, &reason);
         failures::leave(tx, job, failure.map(|group| (group, false)))?;
         // A job that has run belongs to an earlier burst.
         if let Some(at) = burst_started_at.filter(|_| attempt == 0) {
@@ -715,6 +763,7 @@ pub(in crate::store) fn cancel(
         tx.effects.adjust_queued(source, -1);
     }
     tx.effects.count_job(handler, Some(state), Some(JobState::Cancelled));
+    settle(tx, (job, source), JobState::Cancelled, reason);
     failures::leave(tx, job, failure)?;
     release_next(tx, handler, ordering_key.as_ref())?;
     Ok(true)

@@ -143,8 +143,8 @@ fn remove_quotes(conn: &Connection, range: [i64; 2]) -> rusqlite::Result<()> {
     conn.change(sql, range).map(|_| ())
 }
 
-/// Removes quotes of bodies that are removed from the log of circuit breakers and from recorded alerts: both may name
-/// the reason of a job.
+/// Removes quotes of bodies that are removed from the log of circuit breakers, from recorded alerts and from settled
+/// jobs that are not reported yet: all may name the reason of a job.
 pub(in crate::store) fn remove_logged_quotes(conn: &Connection) -> rusqlite::Result<()> {
     const QUOTED_JOB: &str = "EXISTS (SELECT 1 FROM jobs j JOIN events e ON e.id = j.event
         WHERE e.removed_bytes IS NOT NULL AND instr(detail, ' job ')
@@ -155,6 +155,9 @@ pub(in crate::store) fn remove_logged_quotes(conn: &Connection) -> rusqlite::Res
     conn.execute(&format!("UPDATE alerts {CUT} AND {QUOTED_JOB}"), [])?;
     let sql = "UPDATE alerts SET detail = NULL WHERE detail IS NOT NULL AND EXISTS
                (SELECT 1 FROM events e WHERE e.id = alerts.event AND e.removed_bytes IS NOT NULL)";
+    conn.execute(sql, [])?;
+    let sql = "UPDATE settlements SET detail = NULL WHERE detail IS NOT NULL AND EXISTS
+               (SELECT 1 FROM events e WHERE e.id = settlements.event AND e.removed_bytes IS NOT NULL)";
     conn.execute(sql, []).map(|_| ())
 }
 

@@ -1,5 +1,5 @@
 //! Random sequences of changes, compared with a plain model of the job's life cycle after each: states, queue
-//! lengths, wake-ups, ordering keys and alerts. Some changes are rolled back in the middle.
+//! lengths, wake-ups, ordering keys, alerts and settled jobs. Some changes are rolled back in the middle.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -103,13 +103,15 @@ struct Model {
     claims: HashMap<usize, ClaimedJob>,
     believed: Believed,
     dead: i64,
+    /// How often a job reached a final state.
+    settled: i64,
 }
 
 impl Model {
     fn new() -> Self {
-        let db = super::alerts::store_with_alerts();
+        let db = super::settlements::store_with_subscriber();
         let (jobs, claims, believed) = Default::default();
-        Self { db, jobs, claims, believed, dead: 0 }
+        Self { db, jobs, claims, believed, dead: 0, settled: 0 }
     }
 
     fn set_state(&mut self, job: usize, change: Option<Transition>, target: JobState) {
@@ -123,6 +125,7 @@ impl Model {
             self.jobs[job].due_ms = None;
         }
         self.dead += i64::from(target == JobState::Dead);
+        self.settled += i64::from(target.is_final());
     }
 
     /// The oldest unfinished job of a key runs first.
@@ -165,6 +168,7 @@ impl Model {
             is_cancelled: false,
         };
         self.dead += i64::from(is_dead);
+        self.settled += i64::from(is_dead);
         if let Some((key, time_ms)) = debounce {
             let mut started_ms = now_ms;
             for older in 0..self.jobs.len() {
@@ -237,7 +241,7 @@ impl Model {
         drop(tx);
         assert!(matches!(result, OperationResult::Rejected));
         assert_eq!(format!("{:?}", self.db.cache.counters), before);
-        assert!(group.queued.is_empty() && group.ready.is_empty());
+        assert!(group.queued.is_empty() && group.ready.is_empty() && group.settled.is_empty());
     }
 
     fn apply(&mut self, change: &Change) {
@@ -389,6 +393,8 @@ impl Model {
             .db
             .query_number("SELECT coalesce(sum(count), 0) FROM alerts WHERE type = 'job.dead'");
         assert_eq!(alerts, self.dead);
+        let settled = self.db.query_number("SELECT count(*) FROM settlements");
+        assert_eq!(settled, self.settled);
         let counts = verify::CHECKS.iter().find(|check| check.name == "numbers of jobs").unwrap();
         assert_eq!(counts.run(self.db.conn(), &[], &|| false).unwrap(), []);
     }

@@ -40,6 +40,7 @@ mod failure_groups;
 mod groups;
 mod job_keys;
 mod job_model;
+mod key_lookup;
 mod migration;
 mod minute_counts;
 mod query_plans;
@@ -50,6 +51,7 @@ mod retries;
 mod seals;
 mod search;
 mod selection;
+mod settlements;
 
 const H: HandlerId = HandlerId(1);
 const S: SourceId = SourceId(1);
@@ -63,6 +65,8 @@ struct TestStore {
     source: SourceId,
     /// The body of new events.
     body: Vec<u8>,
+    /// The uid of new events.
+    uid: [u8; 16],
     /// The subject of the client certificate of new events.
     client: Option<Arc<str>>,
     /// The origin key of new events.
@@ -90,6 +94,7 @@ fn test_store() -> TestStore {
         cache,
         source: S,
         body: b"{}".to_vec(),
+        uid: [7; 16],
         client: None,
         origin_key: None,
         effects: Effects::default(),
@@ -99,7 +104,8 @@ fn test_store() -> TestStore {
 }
 
 fn registration(name: &str, breaker: BreakerPolicy) -> registry::HandlerRegistration {
-    registry::HandlerRegistration { name: name.into(), is_paused: false, breaker }
+    let name = name.into();
+    registry::HandlerRegistration { name, is_paused: false, breaker, takes_settled_jobs: false }
 }
 
 fn key(name: &str) -> KeyHash {
@@ -125,7 +131,7 @@ impl TestStore {
     fn insert_plan(&mut self, plan: JobPlan, dedupe: Option<events::DedupeCheck>) -> InsertReply {
         let new_event = NewEvent {
             source: self.source,
-            uid: [7; 16],
+            uid: self.uid,
             received_at_ms: self.cache.wall_ms,
             method: "POST".into(),
             path: "/hooks/a".into(),

@@ -73,6 +73,9 @@ impl Writer {
             self.backlog.push(BacklogTask::retry_dead_jobs(retry));
         }
         effects.dead_jobs.iter().for_each(&self.inputs.on_dead_job);
+        if effects.has_settled_jobs {
+            (self.inputs.on_settled_jobs)();
+        }
         self.jobs.apply_effects(effects);
     }
 
@@ -86,6 +89,9 @@ impl Writer {
             (OperationResult::Promoted { next_due_ms }, _) => self.jobs.set_due(next_due_ms),
             (OperationResult::Registered(reply, registry), _) => {
                 let _ = reply.send(registry);
+            }
+            (OperationResult::Done, Operation::ReportSettlements { reply, .. }) => {
+                let _ = reply.try_send(());
             }
             (OperationResult::Rejected, Operation::Claim(request)) => {
                 self.jobs.start_claimed(&request, Vec::new());
@@ -134,14 +140,15 @@ impl Writer {
                     }
                 }
                 // A promotion is repeated when the database can be written again. A caller that
-                // registers or recounts finds its channel closed and reports that. An alert stays
+                // registers, recounts or reports settled jobs finds its channel closed. An alert stays
                 // recorded, and its event is created later.
                 WriteRequest::Operation(
                     Operation::Promote
                     | Operation::Register { .. }
                     | Operation::Recount(_)
                     | Operation::SaveState(_)
-                    | Operation::AlertEvent(_),
+                    | Operation::AlertEvent(_)
+                    | Operation::ReportSettlements { .. },
                 ) => {}
             }
         }

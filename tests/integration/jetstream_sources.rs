@@ -1,0 +1,381 @@
+//! Sources with `jetstream`: what becomes of each message here and in its stream.
+
+use serde_json::{Value, json};
+
+use crate::support::nats::{NatsClient, NatsServer, nats_server};
+use crate::support::server::{Scenario, Server, scenario, until};
+
+/// A source `a` that reads stream `S` by consumer `c`, with further keys of `jetstream` and of the source, and a handler.
+fn reading(nats: &NatsServer, jetstream: &str, keys: &str) -> Scenario {
+    scenario().source("a", &source_keys(nats, jetstream, keys)).handler("h", "", "cat")
+}
+
+fn source_keys(nats: &NatsServer, jetstream: &str, keys: &str) -> String {
+    let url = nats.url();
+    format!(
+        "jetstream = {{ servers = [\"{url}\"], stream = \"S\", consumer = \"c\"{jetstream} }}\n{keys}"
+    )
+}
+
+fn nats_with_stream() -> NatsServer {
+    let nats = nats_server().start();
+    nats.client().create_stream("S", &["hooks.>"], json!({}));
+    nats
+}
+
+fn create_consumer(client: &NatsClient, keys: Value) {
+    let mut config = json!({ "durable_name": "c", "ack_policy": "explicit", "ack_wait": 1_000_000_000_u64, "max_ack_pending": 100 });
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    let request = json!({ "stream_name": "S", "config": config });
+    client.try_call("CONSUMER.DURABLE.CREATE.S.c", &request).unwrap();
+}
+
+fn publish_numbers(client: &NatsClient, count: u32, body: impl Fn(u32) -> String) {
+    for n in 0..count {
+        client.publish("hooks.a", &[], body(n).as_bytes());
+    }
+}
+
+/// The numbers of messages that the consumer has not delivered yet, and that are not acknowledged.
+fn unread(client: &NatsClient) -> Option<(u64, u64)> {
+    let info = client.try_call("CONSUMER.INFO.S.c", &json!({})).ok()?;
+    Some((info["num_pending"].as_u64()?, info["num_ack_pending"].as_u64()?))
+}
+
+#[track_caller]
+fn until_acknowledged(client: &NatsClient) {
+    until("each message is acknowledged", || unread(client) == Some((0, 0)));
+}
+
+#[test]
+fn a_message_of_another_program_becomes_an_event() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let server = reading(&nats, "", "").start();
+    client.publish("hooks.x", &[("Content-Type", "text/csv"), ("X-Kind", "form")], b"a;b\0\xff");
+    server.until("select stdout from attempts", "a;b\0\u{fffd}");
+    let row = server.rows(
+        "select method, path, query, ip, client, origin_key, cast(headers as text) from events",
+    );
+    let text = |index: usize| crate::support::server::display_value(&row[0][index]);
+    assert_eq!(
+        (text(0), text(1), text(5)),
+        ("POST".to_owned(), "hooks.x".to_owned(), "S:1".to_owned())
+    );
+    assert_eq!(text(6), "content-type: text/csv\nx-kind: form\n");
+    assert_eq!(server.value("select hex(body) from events"), "613B6200FF");
+    until_acknowledged(&client);
+}
+
+#[test]
+fn an_event_of_another_machine_keeps_its_request_and_its_key() {
+    let nats = nats_with_stream();
+    let forward = format!(
+        "[handlers.forward]\nsources = [\"a\"]\n\
+         jetstream = {{ servers = [\"{}\"], stream = \"S\", subject = \"hooks.a\" }}",
+        nats.url()
+    );
+    let first = scenario().source("a", "").raw_config(&forward).start();
+    let script = "cat; echo; echo $HOOKTRAIL_METHOD $HOOKTRAIL_PATH?$HOOKTRAIL_QUERY $HOOKTRAIL_IP $HOOKTRAIL_CONTENT_TYPE";
+    let keys = "when = '$headers[\"x-event\"] == \"push\" and $query.q == \"1\"'";
+    let second =
+        scenario().source("a", &source_keys(&nats, "", "")).handler("h", keys, script).start();
+    first.request("POST", "/hooks/a?q=1", "Content-Type: application/json\nX-Event: push", b"{}");
+    first.request("POST", "/hooks/a?q=1", "X-Event: pull", b"{}");
+    second
+        .until("select stdout from attempts", "{}\nPOST /hooks/a?q=1 127.0.0.1 application/json\n");
+    second.until("select count(*) from events", "2");
+    let key = second.value("select origin_key from events where id = (select event from outcomes)");
+    assert!(key.ends_with("-forward-0-0"), "{key}");
+    let (code, text) = second.cli_text(&["show", &key]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("of source a on another machine"), "{text}");
+    let (code, text) = first.cli_text(&["show", &key]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("forward"), "{text}");
+}
+
+#[test]
+fn two_machines_that_store_one_message_have_the_same_idempotency_keys() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    client.publish("hooks.a", &[("Nats-Msg-Id", "m-1")], b"1");
+    client.publish("hooks.a", &[], b"2");
+    let keys = |consumer: &str| {
+        let keys = source_keys(&nats, "", "")
+            .replace("consumer = \"c\"", &format!("consumer = \"{consumer}\""));
+        let server = scenario()
+            .source("a", &keys)
+            .handler("h", "", "printf %s $HOOKTRAIL_IDEMPOTENCY_KEY")
+            .start();
+        server.until("select count(*) from attempts", "2");
+        server.column(
+            "select a.stdout from attempts a join outcomes o on o.id = a.id order by o.event",
+        )
+    };
+    let (first, second) = (keys("one"), keys("two"));
+    assert_eq!(first, second);
+    assert!(first[0] != first[1]);
+}
+
+#[test]
+fn a_message_that_is_published_again_is_a_duplicate_even_without_dedupe() {
+    let nats = nats_server().start();
+    let client = nats.client();
+    // So short that the stream has forgotten the id.
+    client.create_stream("S", &["hooks.>"], json!({ "duplicate_window": 100_000_000 }));
+    let server = reading(&nats, "", "dedupe = false").start();
+    client.publish("hooks.a", &[("Nats-Msg-Id", "m-1")], b"1");
+    until("the stream stores the message again", || {
+        client.publish("hooks.a", &[("Nats-Msg-Id", "m-1")], b"1");
+        client.message_count("S") > 1
+    });
+    client.publish("hooks.a", &[("Nats-Msg-Id", "m-2")], b"2");
+    server.until(
+        "select group_concat(duplicates, ' ') from (select * from trail order by event)",
+        "1 0",
+    );
+    until_acknowledged(&client);
+}
+
+#[test]
+fn a_message_that_was_committed_but_not_acknowledged_is_no_second_event() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({}));
+    let mut server = reading(&nats, "", "").start();
+    // NATS stops between the delivery and the acknowledgement.
+    let lock = server.lock_database();
+    for n in 0..20 {
+        client.publish("hooks.a", &[("Nats-Msg-Id", &format!("m-{n}"))], b"x");
+    }
+    until("the messages are delivered", || {
+        unread(&client).is_some_and(|(pending, waiting)| pending == 0 && waiting == 20)
+    });
+    nats.pause();
+    drop(lock);
+    server.until("select count(*) from events", "20");
+    server.kill();
+    nats.resume();
+    server.start();
+    until_acknowledged(&client);
+    assert_eq!(server.value("select count(*) from events"), "20");
+    server.until("select sum(succeeded) from trail", "20");
+}
+
+#[test]
+fn what_http_would_reject_is_recorded_and_terminated() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({}));
+    let server = reading(&nats, "", "accept = \"json\"\nmax_body_size = 10").start();
+    let json = ("Content-Type", "application/json");
+    client.publish("hooks.a", &[json], b"{");
+    client.publish("hooks.a", &[("Content-Type", "text/plain")], b"{}");
+    client.publish("hooks.a", &[json, ("Hooktrail-Ip", "192.0.2.1")], b"\"01234567890\"");
+    client.publish("hooks.a", &[json], b"{\"n\":1}");
+    server.until(
+        "select group_concat(status, ' ') from (select status from rejections order by status)",
+        "400 413 415",
+    );
+    assert_eq!(
+        server.column("select source || ' ' || path || ' ' || remote_ip || ' ' || reason from rejections where status = 413"),
+        ["a hooks.a 192.0.2.1 body over 10 bytes"]
+    );
+    until_acknowledged(&client);
+    let delivered =
+        client.try_call("CONSUMER.INFO.S.c", &json!({})).unwrap()["delivered"]["consumer_seq"]
+            .clone();
+    assert_eq!(delivered, json!(4), "each message was delivered once");
+    assert_eq!(server.value("select count(*) from events"), "1");
+}
+
+#[test]
+fn messages_stay_unacknowledged_while_nothing_can_be_written() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({}));
+    let server = reading(&nats, "", "").start();
+    let lock = server.lock_database();
+    publish_numbers(&client, 5, |n| format!("{n}"));
+    until("a message was delivered twice", || {
+        let info = client.try_call("CONSUMER.INFO.S.c", &json!({})).unwrap();
+        info["num_redelivered"].as_u64() > Some(0)
+    });
+    assert_eq!(unread(&client).map(|(pending, waiting)| pending + waiting), Some(5));
+    drop(lock);
+    server.until("select count(*) from events", "5");
+    until_acknowledged(&client);
+    assert_eq!(server.value("select count(*) from rejections"), "0");
+}
+
+#[test]
+fn messages_above_the_rate_limit_and_a_full_queue_wait() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({}));
+    publish_numbers(&client, 30, |n| format!("{n}"));
+    let server = reading(&nats, "", "rate_limit = \"10/s\"\nmax_queued = 3").start();
+    server.until("select sum(succeeded) from trail", "30");
+    until_acknowledged(&client);
+    assert_eq!(server.value("select count(*) from events"), "30");
+    assert_eq!(server.value("select count(*) from rejections"), "0");
+}
+
+#[test]
+fn messages_of_a_stream_that_was_created_again_are_new() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let server = reading(&nats, "", "").start();
+    client.publish("hooks.a", &[], b"1");
+    server.until("select count(*) from events", "1");
+    until_acknowledged(&client);
+    client.try_call("STREAM.DELETE.S", &json!({})).unwrap();
+    client.create_stream("S", &["hooks.>"], json!({}));
+    client.publish("hooks.a", &[], b"1");
+    server.until("select group_concat(origin_key, ' ') from events", "S:1 S:1");
+}
+
+#[test]
+fn machines_that_name_one_consumer_share_the_messages() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let servers = [reading(&nats, "", "").start(), reading(&nats, "", "").start()];
+    until("both machines read", || {
+        client
+            .try_call("CONSUMER.INFO.S.c", &json!({}))
+            .is_ok_and(|info| info["num_waiting"] == json!(2))
+    });
+    publish_numbers(&client, 2000, |n| format!("{n}"));
+    let bodies = |server: &Server| server.column("select cast(body as text) from events");
+    let mut all = Vec::new();
+    until("all messages are stored", || {
+        all = servers.iter().flat_map(bodies).collect();
+        all.len() >= 2000
+    });
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 2000);
+    assert!(
+        servers.iter().all(|server| !bodies(server).is_empty()),
+        "one machine got all messages"
+    );
+}
+
+#[test]
+fn an_ordered_source_keeps_the_order_over_kills() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    create_consumer(&client, json!({ "max_ack_pending": 1 }));
+    let mut server = reading(&nats, ", ordered = true", "").start();
+    for n in 0..300 {
+        client.publish("hooks.a", &[], format!("{n}").as_bytes());
+        if n % 100 == 50 {
+            server.kill();
+            server.start();
+        }
+    }
+    server.until("select count(*) from events", "300");
+    let expected: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+    assert_eq!(server.column("select cast(body as text) from events order by id"), expected);
+}
+
+#[test]
+fn a_source_goes_on_after_the_cluster_was_away() {
+    let mut nats = nats_with_stream();
+    let server = reading(&nats, "", "").start();
+    nats.client().publish("hooks.a", &[], b"1");
+    server.until("select count(*) from events", "1");
+    nats.kill();
+    until("the log says so", || server.log().contains("source a: not connected to"));
+    nats.restart();
+    nats.until_healthy();
+    nats.client().publish("hooks.a", &[], b"2");
+    server.until("select count(*) from events", "2");
+}
+
+#[test]
+fn a_stream_and_a_consumer_that_do_not_fit_are_named_in_the_log() {
+    let nats = nats_server().start();
+    let client = nats.client();
+    let server = reading(&nats, ", filter = \"hooks.a\", ordered = true", "").start();
+    until("the log names the stream", || server.log().contains("source a: stream S: "));
+    client.create_stream("S", &["hooks.>"], json!({}));
+    create_consumer(&client, json!({ "filter_subject": "hooks.b" }));
+    let filter = "source a: consumer c of stream S has the filter \"hooks.b\", and config.toml has \"hooks.a\": expected the same";
+    until("the log names the filter", || server.log().contains(filter));
+    client.try_call("CONSUMER.DELETE.S.c", &json!({})).unwrap();
+    create_consumer(&client, json!({ "filter_subject": "hooks.a" }));
+    let pending = "source a: consumer c of stream S has a max_ack_pending of 100, and config.toml has ordered = true: expected 1";
+    until("the log names max_ack_pending", || server.log().contains(pending));
+    let (code, text) = server.cli_text(&["check", "--connect"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("sources.a.jetstream: consumer c of stream S has a max_ack_pending of 100"),
+        "{text}"
+    );
+    client.try_call("CONSUMER.DELETE.S.c", &json!({})).unwrap();
+    client.publish("hooks.a", &[], b"1");
+    server.until("select count(*) from events", "1");
+}
+
+#[test]
+fn a_reload_adds_changes_and_removes_a_source_of_a_stream() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    client.create_stream("T", &["other.>"], json!({}));
+    let mut server = scenario().source("a", "").handler("h", "", "cat").start();
+    server.post("/hooks/a", "http");
+    server.until("select count(*) from events", "1");
+    let keys = source_keys(&nats, "", "");
+    server.replace_in_config("[sources.a]\n", &format!("[sources.a]\n{keys}"));
+    server.reload_with("");
+    server.until_reloads(1);
+    client.publish("hooks.a", &[], b"S");
+    server.until("select count(*) from events", "2");
+    assert_eq!(server.request("POST", "/hooks/a", "", b"").status, 404);
+    server.replace_in_config("stream = \"S\"", "stream = \"T\"");
+    server.reload_with("");
+    server.until_reloads(2);
+    client.publish("hooks.a", &[], b"not read");
+    client.publish("other.a", &[], b"T");
+    server.until("select count(*) from events", "3");
+    server.replace_in_config(&keys.replace("stream = \"S\"", "stream = \"T\""), "");
+    server.reload_with("");
+    server.until_reloads(3);
+    client.publish("other.a", &[], b"not read");
+    assert_eq!(server.request("POST", "/hooks/a", "", b"http").status, 202);
+    assert_eq!(
+        server.column("select cast(body as text) from events order by id"),
+        ["http", "S", "T", "http"]
+    );
+}
+
+#[test]
+fn a_stop_acknowledges_what_it_has_stored_and_leaves_the_rest() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let mut server = reading(&nats, "", "").start();
+    for round in 0..5 {
+        publish_numbers(&client, 200, |n| format!("{round}-{n}"));
+        assert_eq!(server.stop(), Some(0));
+        let (pending, waiting) = unread(&client).unwrap();
+        let stored: u64 = server.value("select count(*) from events").parse().unwrap();
+        assert_eq!(stored + pending + waiting, 200 * (round + 1), "round {round}: {waiting} wait");
+        assert_eq!(waiting, 0, "nothing waits for the acknowledgement wait");
+        server.start();
+        server.until("select count(*) from events", &format!("{}", 200 * (round + 1)));
+    }
+    assert_eq!(server.value("select sum(duplicates) from trail"), "0");
+}
+
+#[test]
+fn a_large_message_and_one_with_odd_headers_are_stored() {
+    let nats = nats_server().config("max_payload: 8MB").start();
+    let client = nats.client();
+    client.create_stream("S", &["hooks.>"], json!({}));
+    let server = reading(&nats, "", "max_body_size = \"8 MiB\"").start();
+    client.publish("hooks.a", &[("X-A", " two  blanks "), ("X-\u{7e}", "é")], &vec![b'x'; 4 << 20]);
+    server.until("select length(body) from events", &(4 << 20).to_string());
+    assert!(server.value("select cast(headers as text) from events").contains("two  blanks"));
+}
