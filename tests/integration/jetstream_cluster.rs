@@ -3,7 +3,8 @@
 //!
 //! Orders go through partitions: a mapping of the nats-servers divides them by their key, and each worker machine reads one
 //! partition. Clicks have no order, and both worker machines read them. A sender of orders uses one intake machine, one of
-//! clicks uses the next machine if a machine does not respond.
+//! clicks uses the next machine if a machine does not respond. The worker machines publish the outcome of each job, which
+//! the first intake machine stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -80,13 +81,15 @@ impl Deployment {
         // A repeat after the longest outage of the test is within the window.
         let window = Duration::from_secs(1_800).as_nanos();
         let keys = json!({ "num_replicas": 3, "duplicate_window": window, "discard": "new" });
-        client.create_stream("HOOKS", &["hooks.>", "partitions.>"], keys);
+        client.create_stream("HOOKS", &["hooks.>", "partitions.>"], keys.clone());
+        client.create_stream("OUTCOMES", &["outcomes.>"], keys);
         // After a crash, the message that was not acknowledged comes again soon.
         for partition in 0..2 {
             let filter = format!("partitions.orders.{partition}.*");
             client.create_consumer("HOOKS", &format!("orders-{partition}"), &filter, 1);
         }
         client.create_consumer("HOOKS", "clicks", "hooks.clicks", 1_000);
+        client.create_consumer("OUTCOMES", "trail", "outcomes.>", 1_000);
         let servers = format!("servers = {:?}", nats.urls());
         let mut deployment =
             Self { nats, client, intake: Vec::new(), workers: Vec::new(), addresses: Vec::new() };
@@ -99,11 +102,17 @@ impl Deployment {
         deployment
     }
 
-    /// How many events the worker machines have, and how many of their jobs are not finished.
+    /// The machine that stores the outcomes.
+    fn trail(&self) -> &Server {
+        &self.intake[0]
+    }
+
+    /// How many webhooks the worker machines have handled, and how many of their jobs are not finished.
     fn progress(&self) -> (usize, usize) {
         let sum =
             |sql: &str| self.workers.iter().map(|w| w.value(sql).parse::<usize>().unwrap()).sum();
-        let handled = "select count(*) from jobs where state = 3";
+        let handled = "select count(*) from jobs j join handlers h on h.id = j.handler
+            where j.state = 3 and h.name <> 'report'";
         (sum(handled), sum("select count(*) from jobs where state < 3"))
     }
 
@@ -132,7 +141,7 @@ impl Deployment {
 
     /// Waits until all webhooks are handled. Fails if nothing changes for long.
     fn until_handled(&self, ids: usize) {
-        let mut before = (0, 0);
+        let mut before = (0, 0, 0);
         let mut changed_at = Instant::now();
         loop {
             let (handled, waiting) = self.progress();
@@ -140,16 +149,20 @@ impl Deployment {
             let consumers = ["orders-0", "orders-1", "clicks"].into_iter();
             let unread =
                 consumers.map(|name| self.client.unread("HOOKS", name)).sum::<Option<u64>>();
-            if handled >= ids && waiting == 0 && queued == 0 && unread == Some(0) {
+            let outcomes = self.trail().value(&format!("select count(*) from {OUTCOMES}"));
+            let outcomes: usize = outcomes.parse().unwrap();
+            let is_complete = handled >= ids && waiting == 0 && queued == 0;
+            if is_complete && unread == Some(0) && outcomes >= handled {
                 return;
             }
-            if before != (handled, queued) {
-                (before, changed_at) = ((handled, queued), Instant::now());
+            if before != (handled, queued, outcomes) {
+                (before, changed_at) = ((handled, queued, outcomes), Instant::now());
             }
             let logs: String = self.intake.iter().chain(&self.workers).map(Server::log).collect();
             assert!(
                 changed_at.elapsed() < DEADLINE,
-                "{handled} of {ids} handled, {waiting} not; {queued} not forwarded, {unread:?} not read\n{logs}"
+                "{handled} of {ids} handled, {waiting} not; {queued} not forwarded, {unread:?} not read, \
+                 {outcomes} outcomes\n{logs}"
             );
             std::thread::park_timeout(Duration::from_millis(100));
         }
@@ -170,15 +183,19 @@ impl Deployment {
                 group by job having count(*) > 1)";
             assert_eq!(machine.value(successes), "0", "jobs that succeeded twice");
             let id = "json_extract(cast(body as text), '$.id')";
-            let repeated =
-                format!("select group_concat({id}) from events group by {id} having count(*) > 1");
+            let webhooks = "(select e.id, e.body from events e join sources s on s.id = e.source
+                where s.name <> 'hooktrail')";
+            let repeated = format!(
+                "select group_concat({id}) from {webhooks} group by {id} having count(*) > 1"
+            );
             assert_eq!(
                 machine.column(&repeated),
                 [""; 0],
                 "webhooks with two events on one machine"
             );
             let attempts = format!(
-                "select {id} || ' ' || count(*) from events e join outcomes o on o.event = e.id group by e.id"
+                "select {id} || ' ' || count(*) from {webhooks} e join outcomes o
+                 on o.event = e.id group by e.id"
             );
             let attempts: BTreeMap<String, usize> = machine
                 .column(&attempts)
@@ -216,6 +233,7 @@ impl Deployment {
                 }
             }
         }
+        self.check_outcomes();
         let missing: Vec<_> = accepted.ids.iter().filter(|id| !keys_of.contains_key(*id)).collect();
         assert!(
             missing.is_empty(),
@@ -232,28 +250,57 @@ impl Deployment {
     }
 }
 
+impl Deployment {
+    /// Checks that the trail has one outcome of each job, which `show` finds by the key of the first machine.
+    fn check_outcomes(&self) {
+        let trail = self.trail();
+        let (handled, _) = self.progress();
+        assert_eq!(trail.value(&format!("select count(*) from {OUTCOMES}")), handled.to_string());
+        let state = "json_extract(cast(e.body as text), '$.state')";
+        let states = trail.column(&format!("select distinct {state} from {OUTCOMES}"));
+        assert_eq!(states, ["succeeded"]);
+        for machine in &self.workers {
+            let key = machine.value(
+                "select e.origin_key from events e join sources s on s.id = e.source
+                 where s.name like 'orders-%' order by e.id desc limit 1",
+            );
+            let (code, text) = trail.cli_text(&["show", &key]);
+            assert!(code == Some(0) && text.contains("succeeded"), "show {key}: {text}");
+        }
+    }
+}
+
+/// The events of the outcomes, on the machine that stores them.
+const OUTCOMES: &str = "events e join sources s on s.id = e.source where s.name = 'outcomes'";
+
 /// What a machine listens on in a network. The loopback interface has a port of the test beside it.
 const HTTP_PORT: u16 = 8080;
+
+/// Keys of a handler that publishes: it tries again soon, and does not give up.
+const PUBLISHING: &str = "timeout = \"5s\"\nbreaker = { threshold = 0 }\n\
+    retry = { initial_delay = \"200ms\", max_delay = \"1s\", max_attempts = 10000 }";
 
 fn intake_machine(
     servers: &str,
     network: Option<&Network>,
     position: usize,
 ) -> (Server, SocketAddr) {
-    let forward = "batch_size = 100\ntimeout = \"5s\"\n\
-        retry = { initial_delay = \"200ms\", max_delay = \"1s\", max_attempts = 10000 }\n\
-        breaker = { threshold = 0 }";
     let mut machine = scenario()
         .source("orders", "dedupe = { jq = '.id' }")
         .source("clicks", "dedupe = { jq = '.id' }")
         .raw_config(&format!(
-            "[handlers.forward-orders]\nsources = [\"orders\"]\nordering_key = '.key'\n{forward}\n\
+            "[handlers.forward-orders]\nsources = [\"orders\"]\nordering_key = '.key'\n{PUBLISHING}\n\
              jetstream = {{ {servers}, stream = \"HOOKS\", subject = 'hooks.orders.{{.key}}' }}"
         ))
         .raw_config(&format!(
-            "[handlers.forward-clicks]\nsources = [\"clicks\"]\n{forward}\n\
+            "[handlers.forward-clicks]\nsources = [\"clicks\"]\n{PUBLISHING}\n\
              jetstream = {{ {servers}, stream = \"HOOKS\", subject = \"hooks.clicks\", message_id = '.id' }}"
         ));
+    if position == INTAKE {
+        let keys =
+            format!("jetstream = {{ {servers}, stream = \"OUTCOMES\", consumer = \"trail\" }}");
+        machine = machine.source("outcomes", &keys);
+    }
     if let Some(network) = network {
         machine =
             machine.listen(&SocketAddr::new(network.address(position), HTTP_PORT).to_string());
@@ -280,7 +327,12 @@ fn worker_machine(servers: &str, network: Option<&Network>, index: usize) -> Ser
         )
     };
     let orders = format!("orders-{index}");
+    let report = format!(
+        "[handlers.report]\nsources = [\"hooktrail\"]\nwhen = '.type == \"job.settled\"'\nbatch_size = 100\n{PUBLISHING}\n\
+         jetstream = {{ {servers}, stream = \"OUTCOMES\", subject = 'outcomes.{{.handler}}' }}"
+    );
     let mut machine = scenario()
+        .raw_config(&report)
         .source(&orders, &consumer(&orders, &filter))
         .source("clicks", &consumer("clicks", ", filter = \"hooks.clicks\""))
         .raw_config(&handler("ship", &orders))
