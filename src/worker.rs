@@ -24,6 +24,7 @@ use crate::planner::settled_jobs::takes_settled_jobs;
 use crate::process::{CancelToken, LiveOutput, ShortageBackoff};
 use crate::scheduler::retry::{self, JobHistory};
 use crate::store::backlog_task::BacklogTask;
+use crate::store::event_reads::JobInput;
 use crate::store::handle::WriterHandle;
 use crate::store::jobs::reevaluate::Reevaluation;
 use crate::store::jobs::{AttemptRecord, ClaimedJob};
@@ -344,8 +345,10 @@ fn attempt(
     *reusable_token = Some(stop.clone());
     context.running.begin(claimed, &stop);
     let (mut tasks, mut indexes) = (Vec::with_capacity(claimed.len()), Vec::new());
-    for (index, job) in claimed.iter().enumerate() {
-        match prepare(&context.task_builder, job, handler) {
+    let builder = &context.task_builder;
+    let inputs = builder.load_inputs(claimed);
+    for (index, (job, input)) in claimed.iter().zip(inputs).enumerate() {
+        match prepare(builder, (job, input), handler) {
             Ok(task) => {
                 tasks.push(task);
                 indexes.push(index);
@@ -391,12 +394,11 @@ enum JobCompletion {
 /// There is nothing to run: returns how the job ended.
 fn prepare(
     builder: &TaskBuilder,
-    claimed: &ClaimedJob,
+    (claimed, input): (&ClaimedJob, Result<JobInput, AttemptResult>),
     handler: &HandlerRuntime,
 ) -> Result<Task, JobCompletion> {
-    let event = builder.load_event(claimed).map_err(JobCompletion::Ended)?;
+    let JobInput { event, item } = input.map_err(JobCompletion::Ended)?;
     if !claimed.should_reevaluate {
-        let item = builder.load_item(claimed).map_err(JobCompletion::Ended)?;
         return builder
             .build_task(claimed, handler, event, item.as_ref())
             .map_err(JobCompletion::Ended);

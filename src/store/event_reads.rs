@@ -5,6 +5,7 @@ use std::sync::Arc;
 use const_format::formatcp;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::jobs::ClaimedJob;
 use super::statements::Statements;
 use crate::domain::{Event, EventId, Headers, JobId};
 
@@ -46,6 +47,30 @@ pub fn load_event(conn: &Connection, id: EventId) -> rusqlite::Result<Event> {
     conn.prepare_cached(formatcp!("SELECT {HEAD}, e.body {FROM}"))?.query_row([id], |row| {
         let body = row.get_ref(HEAD_COLUMNS)?.as_bytes_or_null()?.unwrap_or_default();
         Ok(Event { body: Arc::from(body), ..read_head(id, row)? })
+    })
+}
+
+/// The event of a job, and its item if the job comes from `split`.
+#[derive(Debug)]
+pub struct JobInput {
+    pub event: Event,
+    pub item: Option<Arc<[u8]>>,
+}
+
+/// Loads the inputs of claimed jobs, in their order. A job that is evaluated again needs no item. Those of a batch are read
+/// from one snapshot, because each read by itself takes a lock. The snapshot ends with the iterator: a caller that evaluates expressions, which may take long, collects it first.
+pub fn load_inputs<'c>(
+    conn: &'c Connection,
+    claimed: &'c [ClaimedJob],
+) -> impl Iterator<Item = rusqlite::Result<JobInput>> + 'c {
+    // Without a snapshot, each job is read by itself.
+    let snapshot = (claimed.len() > 1).then(|| conn.unchecked_transaction().ok()).flatten();
+    claimed.iter().map(move |job| {
+        let conn = snapshot.as_deref().unwrap_or(conn);
+        let event = load_event(conn, job.event)?;
+        let has_item = job.item.is_some() && !job.should_reevaluate && event.obstacle().is_none();
+        let item = has_item.then(|| load_item(conn, job.claim.job)).transpose()?;
+        Ok(JobInput { event, item })
     })
 }
 

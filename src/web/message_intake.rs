@@ -313,7 +313,7 @@ async fn build_event(
 }
 
 /// The id of the event that any machine makes of a message. So jobs of the same message have the same idempotency keys on
-/// each machine.
+/// each machine, even if the message was stored twice because the stream had forgotten its id.
 fn event_uid(source: &str, message_id: &str) -> [u8; 16] {
     let hash = digest(&SHA256, format!("{source}\n{message_id}").as_bytes());
     let mut uid = [0; 16];

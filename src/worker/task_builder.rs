@@ -16,8 +16,9 @@ use crate::jetstream::derived_message_id;
 use crate::planner::{self, JobPlanner};
 use crate::process::Supervisor;
 use crate::scheduler::retry;
+use crate::store::ReadPool;
+use crate::store::event_reads::{self, JobInput};
 use crate::store::jobs::{ClaimedJob, queue};
-use crate::store::{ReadPool, event_reads};
 
 /// The path templates of the sources, by name. `$params` is read with them. A reload replaces the map.
 pub type SourcePaths = Arc<ArcSwap<HashMap<String, String>>>;
@@ -41,35 +42,18 @@ impl TaskBuilder {
         queue::start_obstacle(&conn, claimed.claim.job).ok().flatten()
     }
 
-    /// Loads the event of a claimed job.
-    ///
-    /// # Errors
-    /// The event cannot be read: returns the result of the attempt.
-    pub fn load_event(&self, claimed: &ClaimedJob) -> Result<Event, AttemptResult> {
-        let found = self.readers.get().map_err(anyhow::Error::from);
-        let event = found
-            .and_then(|conn| Ok(event_reads::load_event(&conn, claimed.event)?))
-            .map_err(|e| event_unreadable(&e))?;
-        match event.obstacle() {
-            Some(reason) => Err(AttemptResult {
-                is_permanent: true,
-                ..AttemptResult::new(Outcome::Failed, format!("not started: {reason}"))
-            }),
-            None => Ok(event),
+    /// Loads the events and items of claimed jobs, in their order.
+    pub fn load_inputs(&self, claimed: &[ClaimedJob]) -> Vec<Result<JobInput, AttemptResult>> {
+        match self.readers.get() {
+            Ok(conn) => {
+                let loaded = event_reads::load_inputs(&conn, claimed);
+                loaded.map(|loaded| check_input(loaded.map_err(Into::into))).collect()
+            }
+            Err(e) => {
+                let unreadable = event_unreadable(&e.into());
+                claimed.iter().map(|_| Err(unreadable.clone())).collect()
+            }
         }
-    }
-
-    /// Loads the item of a claimed job, if the job comes from `split`.
-    ///
-    /// # Errors
-    /// The item cannot be read: returns the result of the attempt.
-    pub fn load_item(&self, claimed: &ClaimedJob) -> Result<Option<Arc<[u8]>>, AttemptResult> {
-        if claimed.item.is_none() {
-            return Ok(None);
-        }
-        let found = self.readers.get().map_err(anyhow::Error::from);
-        let found = found.and_then(|conn| Ok(event_reads::load_item(&conn, claimed.claim.job)?));
-        found.map(Some).map_err(|e| event_unreadable(&e))
     }
 
     /// Builds the task that the handler runs.
@@ -259,6 +243,21 @@ impl TaskBuilder {
             received_at_ms: event.received_at_ms,
             event_id: Some(event.id.0),
         })
+    }
+}
+
+/// Returns what was loaded for a job.
+///
+/// # Errors
+/// It cannot be read, or the event cannot be run any more: returns the result of the attempt.
+fn check_input(loaded: anyhow::Result<JobInput>) -> Result<JobInput, AttemptResult> {
+    let input = loaded.map_err(|e| event_unreadable(&e))?;
+    match input.event.obstacle() {
+        Some(reason) => Err(AttemptResult {
+            is_permanent: true,
+            ..AttemptResult::new(Outcome::Failed, format!("not started: {reason}"))
+        }),
+        None => Ok(input),
     }
 }
 

@@ -408,6 +408,7 @@ fn a_reload_changes_the_stream_of_a_handler() {
         "stream = \"T\", subject = \"other.a\"",
     );
     server.reload_with("");
+    server.until_reloads(1);
     post_json(&server, "{}");
     server.until("select count(*) from outcomes where outcome = 'succeeded'", "2");
     assert_eq!((nats.client().message_count("S"), nats.client().message_count("T")), (1, 1));

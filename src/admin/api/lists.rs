@@ -192,6 +192,7 @@ pub async fn load_sources(admin: &Arc<Admin>) -> std::result::Result<Vec<SourceR
         let source = config.sources.iter().find(|source| source.name == row.source);
         row.configured = source.is_some();
         row.path = source.and_then(|source| source.path()).map(str::to_owned);
+        row.stream = source.and_then(|source| Some(source.consumer()?.stream.clone()));
     }
     Ok(items)
 }

@@ -221,9 +221,12 @@ pub struct SourceRow {
     /// False: it is not in config.toml.
     #[serde(default)]
     pub configured: bool,
-    /// The path of its webhooks. Null: it is not in config.toml.
+    /// The path of its webhooks. Null: it is not in config.toml, or reads a stream.
     #[serde(default)]
     pub path: Option<String>,
+    /// The stream of NATS JetStream that it reads. Null: it is not in config.toml, or has a path.
+    #[serde(default)]
+    pub stream: Option<String>,
 }
 
 /// Jobs of one handler whose last attempt failed for the same reason.

@@ -248,7 +248,7 @@ fn render_sources(sources: &[SourceRow], minutes: &HashMap<String, Minutes>) -> 
             div.scroll {
                 table {
                     thead { tr {
-                        th { "Source" } th { "Path" } th { "Last event" } th.n { "Rejected" } th { "Events, last hour" }
+                        th { "Source" } th { "Path or stream" } th { "Last event" } th.n { "Rejected" } th { "Events, last hour" }
                     } }
                     tbody {
                         @for row in sources {
@@ -256,9 +256,10 @@ fn render_sources(sources: &[SourceRow], minutes: &HashMap<String, Minutes>) -> 
                             tr id={ "source-" (row.source) } {
                                 th scope="row" { a href={ "/events?source=" (row.source) } { (row.source) } }
                                 td {
-                                    @match &row.path {
-                                        Some(path) => { code { (path) } }
-                                        None => { span.muted { "not in config.toml" } }
+                                    @match (&row.path, &row.stream) {
+                                        (Some(path), _) => { code { (path) } }
+                                        (None, Some(stream)) => { "stream " code { (stream) } }
+                                        (None, None) => { span.muted { "not in config.toml" } }
                                     }
                                 }
                                 td { (optional_time(row.last_event_at.as_deref())) }
