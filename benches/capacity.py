@@ -20,12 +20,16 @@ FIGURES = {
     "jobs of a URL with prefetch, 16 threads": 14_184,
     "jobs of a stream with prefetch, 16 processes": 21_961,
     "append of 64 KiB with fdatasync, mean": 0.42e-3,
-    "Hooktrail, 1: median": 0.52e-3,
 }
 INTAKE_RATE = FIGURES["durable 202s, 256 connections"]
 JOB_RATE = FIGURES["jobs of a stream with prefetch, 16 processes"]
 SYNC_S = FIGURES["append of 64 KiB with fdatasync, mean"]
-COMMIT_S = FIGURES["Hooktrail, 1: median"]
+# Streams of messages with 700 bytes, measured on the same machine on 2026-11-30 (0dadee8). 32,000 queued jobs, published to
+# a nats-server beside it in batches of 100 (one run). Messages of a stream with three replicas, stored by a source (the
+# lower of two runs), and by one with `ordered = true` (median of three); the nats-servers shared the processors.
+FORWARD_RATE = 23_413
+SOURCE_RATE = 25_260
+ORDERED_RATE = 1_041
 # Three nats-servers 2.9 that shared the same two processors, a stream with three replicas in files, and messages of
 # 700 bytes with 500 bytes of headers (2026-11-30): the rate with 100 in flight, and the time with one.
 STREAM_RATE = 17_849
@@ -39,10 +43,12 @@ MAX_GROUP = 1_024
 BATCH = 100
 # What a commit of an event costs beside the sync, and what a job costs: one after the other on the same processors.
 EVENT_S = 1 / INTAKE_RATE - SYNC_S / 256
+FORWARD_S = 1 / FORWARD_RATE
+MESSAGE_S = 1 / SOURCE_RATE
 JOB_S = 1 / JOB_RATE
-MACHINE_RATE = 1 / (EVENT_S + JOB_S)
-# One message at a time: a commit, and the way from the stream and back.
-ORDERED_RATE = 1 / (COMMIT_S + STREAM_S)
+SINGLE_RATE = 1 / (EVENT_S + JOB_S)
+INTAKE_MACHINE_RATE = 1 / (EVENT_S + FORWARD_S)
+WORKER_MACHINE_RATE = 1 / (MESSAGE_S + JOB_S)
 
 DAY_S = 86_400
 PEAK_HOUR_S = 14 * 3_600
@@ -137,11 +143,13 @@ class Deployment:
     def __init__(self, options, events):
         self.options, self.events = options, events
         self.peak = max(rate_at(PEAK_HOUR_S + s, events, options.peak) for s in range(60))
-        self.worker_rate = min(MACHINE_RATE, options.threads / options.handler_seconds)
-        self.is_one_machine = self.peak <= options.load * self.worker_rate
+        handled = options.threads / options.handler_seconds
+        self.worker_rate = min(WORKER_MACHINE_RATE, handled)
+        self.single_rate = min(SINGLE_RATE, handled)
+        self.is_one_machine = self.peak <= options.load * self.single_rate
         needed = lambda rate: math.ceil(self.peak / (options.load * rate))
         # Another machine of each kind takes over from one that fails.
-        self.intake = 1 if self.is_one_machine else needed(MACHINE_RATE) + 1
+        self.intake = 1 if self.is_one_machine else needed(INTAKE_MACHINE_RATE) + 1
         self.streams = 0 if self.is_one_machine else needed(STREAM_RATE)
         self.servers = 3 * self.streams
         self.workers = 0 if self.is_one_machine else needed(self.worker_rate) + 1
@@ -187,13 +195,15 @@ def simulate_peak(deployment, seconds):
     options, uniform = deployment.options, Uniform(deployment.options.seed)
     begin = arrivals(uniform, deployment.peak, seconds)
     available = lambda machines: max(1, machines - 1)
-    commit = lambda times: serve_groups(times, SYNC_S, EVENT_S + JOB_S, MAX_GROUP)
+    other = JOB_S if deployment.is_one_machine else FORWARD_S
+    commit = lambda times: serve_groups(times, SYNC_S, EVENT_S + other, MAX_GROUP)
+    receive = lambda times: serve_groups(times, SYNC_S, MESSAGE_S + JOB_S, MAX_GROUP)
     response, commit_queue = serve_parts(uniform, begin, available(deployment.intake), commit)
     queues, order = [commit_queue], next_stage(response)
     now = [response[position] for position in order]
     if not deployment.is_one_machine:
         publish = lambda times: serve_groups(times, STREAM_S, 1 / STREAM_RATE, BATCH)
-        for parts, serve in [(deployment.streams, publish), (available(deployment.workers), commit)]:
+        for parts, serve in [(deployment.streams, publish), (available(deployment.workers), receive)]:
             ends, queue = serve_parts(uniform, now, parts, serve)
             following = next_stage(ends)
             order, now = [order[at] for at in following], [ends[at] for at in following]
@@ -227,14 +237,14 @@ def outages(deployment):
     """What can fail, and what can be handled per second during the outage and after it."""
     workers = deployment.worker_rate
     if deployment.is_one_machine:
-        return [("the systems that handlers call", 0, workers)]
+        return [("the systems that handlers call", 0, deployment.single_rate)]
     all_streams = deployment.streams * STREAM_RATE
-    all_intake = deployment.intake * MACHINE_RATE
+    all_intake = deployment.intake * INTAKE_MACHINE_RATE
     forwarded = min(all_streams, all_intake)
     return [
-        ("one intake machine", min(all_streams, all_intake - MACHINE_RATE), forwarded),
+        ("one intake machine", min(all_streams, all_intake - INTAKE_MACHINE_RATE), forwarded),
         ("one nats-server: an election of 10 s", None, forwarded),
-        ("two of three nats-servers: no majority", 0, forwarded),
+        ("the streams: no majority of their servers", 0, forwarded),
         ("one worker machine", workers * (deployment.workers - 1), workers * deployment.workers),
         ("the systems that handlers call", 0, workers * deployment.workers),
     ]
@@ -296,13 +306,13 @@ def print_table(name, head, rows):
 def print_limits(options):
     """What one machine takes by each kind of handler, if intake and handlers share its processors."""
     head = ["handlers of one machine", "jobs per second", "events per day"]
-    wait = options.threads / options.handler_seconds
+    wait, handler = options.threads / options.handler_seconds, milliseconds(options.handler_seconds)
     each = lambda kind: 1 / (EVENT_S + 1 / FIGURES[kind])
     kinds = [
         ("a process for each job", FIGURES["jobs of `true`, while events come in"]),
         ("`url` with `prefetch`, a service that responds at once", each("jobs of a URL with prefetch, 16 threads")),
-        ('`mode = "stream"` with `prefetch`, a program that answers at once', MACHINE_RATE),
-        (f"`mode = \"stream\"`, {options.threads} threads, {milliseconds(options.handler_seconds)} for each job", min(wait, MACHINE_RATE)),
+        ('`mode = "stream"` with `prefetch`, a program that answers at once', SINGLE_RATE),
+        (f'`mode = "stream"`, {options.threads} threads, {handler} for each job', min(wait, SINGLE_RATE)),
     ]
     peak = max(rate_at(PEAK_HOUR_S + second, DAY_S, options.peak) for second in range(60))
     rows = [[kind, number(rate), rounded(options.load * rate / peak * DAY_S)] for kind, rate in kinds]

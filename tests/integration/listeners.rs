@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::support::client::{parse_response, post};
 use crate::support::load::Load;
-use crate::support::server::{DEADLINE, Server, scenario, until};
+use crate::support::server::{DEADLINE, Server, is_long, scenario, until};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -118,7 +118,7 @@ fn reloads_under_load_fail_no_request() {
     let mut server = scenario().source("a", "").start();
     let port = server.port;
     let load = Load::start(port, "/hooks/a");
-    let count = if std::env::var_os("HOOKTRAIL_TEST_LONG").is_some() { 50 } else { 6 };
+    let count = if is_long() { 50 } else { 6 };
     for number in 0..count {
         let other = free_port();
         let limits =

@@ -50,6 +50,7 @@ mod guarantees;
 mod handshakes;
 mod help;
 mod intake;
+mod jetstream_cluster;
 mod jetstream_handlers;
 mod jetstream_sources;
 mod large_requests;

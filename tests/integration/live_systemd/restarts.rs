@@ -6,11 +6,10 @@ use std::time::Instant;
 use super::Installation;
 use crate::support::load::Load;
 use crate::support::machine::free_port;
-use crate::support::server::until;
+use crate::support::server::{is_long, until};
 
-/// `tests/run --long` sets this.
 fn restarts() -> usize {
-    if std::env::var_os("HOOKTRAIL_TEST_LONG").is_some() { 20 } else { 5 }
+    if is_long() { 20 } else { 5 }
 }
 
 /// Restarts the service under load, and asserts that each request gets a 202 and is stored.

@@ -461,6 +461,24 @@ impl NatsClient {
         self.call(&format!("STREAM.CREATE.{name}"), &config);
     }
 
+    /// Creates a durable pull consumer, whose messages come again three seconds after they were delivered without an
+    /// acknowledgement.
+    #[track_caller]
+    pub fn create_consumer(&self, stream: &str, name: &str, filter: &str, max_ack_pending: u32) {
+        let config = json!({
+            "durable_name": name, "ack_policy": "explicit", "ack_wait": 3_000_000_000_i64, "deliver_policy": "all",
+            "filter_subject": filter, "max_ack_pending": max_ack_pending, "replay_policy": "instant",
+        });
+        let request = json!({ "stream_name": stream, "config": config });
+        self.call(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &request);
+    }
+
+    /// How many messages of a stream a consumer has not acknowledged. `None`: the cluster does not say.
+    pub fn unread(&self, stream: &str, consumer: &str) -> Option<u64> {
+        let info = self.try_call(&format!("CONSUMER.INFO.{stream}.{consumer}"), &json!({})).ok()?;
+        Some(info["num_pending"].as_u64()? + info["num_ack_pending"].as_u64()?)
+    }
+
     /// The number of messages that a stream holds.
     #[track_caller]
     pub fn message_count(&self, stream: &str) -> u64 {

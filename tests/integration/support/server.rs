@@ -23,6 +23,11 @@ use crate::support::client::{Response, send_request};
 /// How long a test waits for anything before it fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Whether tests that repeat something do so more often: `tests/run --long` sets this.
+pub fn is_long() -> bool {
+    std::env::var_os("HOOKTRAIL_TEST_LONG").is_some()
+}
+
 /// The binary under test.
 pub const HOOKTRAIL: &str = env!("CARGO_BIN_EXE_hooktrail");
 
