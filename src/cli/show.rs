@@ -384,6 +384,11 @@ fn print_text(out: &mut impl Write, store: &Store, args: &ShowArgs) -> anyhow::R
     if args.job.is_some() {
         let jobs = select_jobs(store, args)?;
         let waiting = print_job_fields(out, &load_jobs(store, &jobs)?)?;
+        for &job in &jobs {
+            let (handler, item, replay) = event_jobs::load_key_parts(&store.conn, job)?;
+            let key = IdempotencyKey { uid: event.uid, handler: &handler, item, replay };
+            writeln!(out, "key: {key}")?;
+        }
         print_attempts(out, store, &event, &jobs, Limits::NONE)?;
         if let Some(handler) = waiting {
             let handlers = count_jobs()?;

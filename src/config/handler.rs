@@ -148,6 +148,9 @@ fn read_command(table: &TomlTable<'_>, folder: &Path) -> CommandTarget {
 
 fn read_mode(table: &TomlTable<'_>) -> Mode {
     let mode = table.choice("mode", &MODES, Mode::Each);
+    if table.has("jetstream") {
+        return mode;
+    }
     let size = table.integer("batch_size", DEFAULT_BATCH.size as i64, 1..=10_000) as usize;
     let wait = table.duration("batch_wait", DEFAULT_BATCH.wait, WAIT_RANGE);
     if let Mode::Batch(_) = mode {

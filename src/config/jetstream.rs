@@ -214,7 +214,7 @@ pub(super) fn read_target(table: &TomlTable<'_>, folder: &Path) -> Option<JetStr
     }
     if !table.has("command") && !table.has("url") {
         for other in OTHER_KEYS.iter().filter_map(|key| table.get(key)) {
-            other.error("goes with command or url: a jetstream has none");
+            other.error("has no effect beside jetstream: remove one of them");
         }
     }
     let batch_size = table.integer("batch_size", DEFAULT_BATCH_SIZE, 1..=MAX_BATCH_SIZE);
@@ -240,7 +240,7 @@ pub(super) fn read_consumer(table: &TomlTable<'_>, folder: &Path) -> Option<Stre
     let value = table.get("jetstream")?;
     value.log.add_location(&value.key, value.at);
     for other in REQUEST_KEYS.iter().filter_map(|key| table.get(key)) {
-        other.error("goes with path: a source with jetstream gets no requests");
+        other.error("has no effect beside jetstream, which gets no requests: remove one of them");
     }
     let inner = value.table(CONSUMER_EXPECTED)?;
     let (nats, stream) = read_common(&inner, CONSUMER_EXPECTED, folder);

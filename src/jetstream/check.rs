@@ -62,14 +62,16 @@ impl ConnectionTest {
                 let stream = find_stream(&context, &target.stream).await?;
                 let config = &stream.cached_info().config;
                 let wanted = target.subject.filter();
-                if !config.subjects.iter().any(|subject| covers(subject, &wanted)) {
+                if !config.subjects.iter().any(|subject| overlaps(subject, &wanted)) {
                     let (stream, subjects) = (&target.stream, config.subjects.join(", "));
                     return Err(format!(
                         "stream {stream} does not take the subject {}: its subjects are {subjects}",
                         target.subject
                     ));
                 }
-                Ok(format!("{}, messages up to {max_payload} bytes", describe(config)))
+                let own_max = usize::try_from(config.max_message_size).ok().filter(|max| *max > 0);
+                let max_bytes = own_max.map_or(max_payload, |max| max.min(max_payload));
+                Ok(format!("{}, messages up to {max_bytes} bytes", describe(config)))
             }
             Self::Consumer(settings) => {
                 let stream = find_stream(&context, &settings.stream).await?;
@@ -110,14 +112,14 @@ fn describe(config: &Config) -> String {
     format!("stream {}: {replicas} {storage}, duplicate window {window}", config.name)
 }
 
-/// Whether a stream with this subject takes all subjects that match `wanted`, which may have `*`.
-fn covers(subject: &str, wanted: &str) -> bool {
+/// Whether a stream with this subject takes a subject that matches `wanted`, which may have `*`.
+fn overlaps(subject: &str, wanted: &str) -> bool {
     let mut wanted = wanted.split('.');
     for token in subject.split('.') {
         match (token, wanted.next()) {
             (">", next) => return next.is_some(),
             (_, None) => return false,
-            ("*", Some(_)) => {}
+            ("*", Some(_)) | (_, Some("*")) => {}
             (token, Some(next)) if token == next => {}
             _ => return false,
         }
@@ -127,22 +129,22 @@ fn covers(subject: &str, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::covers;
+    use super::overlaps;
 
     #[test]
-    fn a_stream_takes_the_subjects_that_its_pattern_covers() {
+    fn a_stream_takes_the_subjects_that_its_pattern_matches() {
         for (subject, wanted, expected) in [
             ("hooks.a", "hooks.a", true),
             ("hooks.*", "hooks.a", true),
             ("hooks.*", "hooks.*", true),
             ("hooks.>", "hooks.a.*", true),
             ("hooks.>", "hooks", false),
-            ("hooks.a", "hooks.*", false),
+            ("hooks.a", "hooks.*", true),
             ("hooks.*", "hooks.a.b", false),
             ("hooks.*.b", "hooks.a", false),
             ("other.>", "hooks.a", false),
         ] {
-            assert_eq!(covers(subject, wanted), expected, "{subject} {wanted}");
+            assert_eq!(overlaps(subject, wanted), expected, "{subject} {wanted}");
         }
     }
 }

@@ -49,6 +49,9 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 /// How often a reader that accepts no messages asks again.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Why a reader ends that lost its connection.
+const LOST_CONNECTION: &str = "the connection was lost: if this repeats while NATS runs, a message has invalid headers (docs/operations.md)";
+
 /// Why a reader ends whose messages nobody takes.
 const SOURCE_ENDED: &str = "the source has ended";
 
@@ -192,6 +195,12 @@ impl StreamReader {
         losses.mark_unchanged();
         let losses_before = *losses.borrow();
         let mut mean_bytes = ASSUMED_BYTES;
+        let config = &self.consumer.cached_info().config;
+        let max_batch = usize::try_from(config.max_batch).ok().filter(|max| *max > 0);
+        let expires = match config.max_expires {
+            Duration::ZERO => REQUEST_EXPIRES,
+            max => max.min(REQUEST_EXPIRES),
+        };
         while !stop.is_cancelled() {
             let held = Rc::strong_count(&self.held) - 1;
             let wanted = max_held().saturating_sub(held).min(batch_size(mean_bytes));
@@ -210,8 +219,8 @@ impl StreamReader {
                 return Err(SOURCE_ENDED.to_owned());
             }
             drop(room);
-            let count = wanted.min(deliveries.capacity());
-            let request = self.consumer.batch().max_messages(count).expires(REQUEST_EXPIRES);
+            let count = wanted.min(deliveries.capacity()).min(max_batch.unwrap_or(MAX_BATCH));
+            let request = self.consumer.batch().max_messages(count).expires(expires);
             let mut batch = request.messages().await.map_err(|e| e.to_string())?;
             let (mut messages, mut bytes) = (0, 0);
             loop {
@@ -220,7 +229,7 @@ impl StreamReader {
                     () = stop.cancelled() => break,
                     next = batch.next() => next,
                     _ = losses.wait_for(|losses| *losses > losses_before) => {
-                        return Err(connection.describe_absence());
+                        return Err(LOST_CONNECTION.to_owned());
                     }
                 };
                 match next {
@@ -286,11 +295,14 @@ pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<D
             "{at} does not ask for explicit acknowledgements: expected one that does"
         ));
     }
-    if let Some(filter) = filter.as_ref().filter(|filter| **filter != config.filter_subject) {
-        let found = &config.filter_subject;
+    let (found, wanted) = (&config.filter_subject, filter.as_deref().unwrap_or_default());
+    if found != wanted {
         return Err(format!(
-            "{at} has the filter {found:?}, and config.toml has {filter:?}: expected the same"
+            "{at} has the filter {found:?}, and config.toml has {wanted:?}: expected the same"
         ));
+    }
+    if config.headers_only {
+        return Err(format!("{at} delivers headers only: expected one that delivers messages"));
     }
     if *is_ordered && config.max_ack_pending != 1 {
         let found = config.max_ack_pending;

@@ -110,6 +110,17 @@ pub fn list_jobs(
     conn.list(&sql, [event], |row| row.get(0))
 }
 
+/// Returns the parts of a job's idempotency key besides the event's id: the name of the handler, the item and the number of the
+/// replay, each 0 if it does not apply.
+///
+/// # Errors
+/// The read failed, or there is no such job.
+pub fn load_key_parts(conn: &Connection, job: JobId) -> rusqlite::Result<(String, u32, u32)> {
+    let sql = "SELECT h.name, coalesce(j.item, 0), coalesce(j.replay, 0)
+       FROM jobs j JOIN handlers h ON h.id = j.handler WHERE j.id = ?1";
+    conn.prepare_cached(sql)?.query_row([job], |row| row.try_into())
+}
+
 /// Returns the number of a job's item and its first `max_bytes`, or `None` if the job has no item.
 ///
 /// # Errors

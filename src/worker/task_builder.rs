@@ -163,7 +163,10 @@ impl TaskBuilder {
         let output = output.map_err(|_| self.evaluators_busy())?;
         let output = output.map_err(|reason| expression_failed(name, &reason))?;
         match serde_json::from_slice(&output) {
-            Ok(serde_json::Value::String(text)) if !text.is_empty() => Ok(text),
+            Ok(serde_json::Value::String(text)) if text.is_empty() => {
+                Err(expression_failed(name, "the text is empty"))
+            }
+            Ok(serde_json::Value::String(text)) => Ok(text),
             Ok(serde_json::Value::Number(_)) => Ok(String::from_utf8_lossy(&output).into_owned()),
             _ => {
                 let text = String::from_utf8_lossy(&output);

@@ -323,6 +323,35 @@ fn a_stream_and_a_consumer_that_do_not_fit_are_named_in_the_log() {
 }
 
 #[test]
+fn a_consumer_that_would_deliver_less_than_configured_is_not_read() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    let server = reading(&nats, "", "").prepare();
+    let at = "sources.a.jetstream: consumer c of stream S";
+    for (keys, reason) in [
+        (
+            json!({ "headers_only": true }),
+            "delivers headers only: expected one that delivers messages",
+        ),
+        (
+            json!({ "filter_subject": "hooks.b" }),
+            "has the filter \"hooks.b\", and config.toml has \"\": expected the same",
+        ),
+        (
+            json!({ "ack_policy": "none", "max_ack_pending": 0 }),
+            "does not ask for explicit acknowledgements: expected one that does",
+        ),
+        (json!({ "deliver_subject": "x" }), "pushes messages: expected a pull consumer"),
+    ] {
+        create_consumer(&client, keys);
+        let (code, text) = server.cli_text(&["check", "--connect"]);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains(&format!("{at} {reason}")), "{text} has not {reason}");
+        client.try_call("CONSUMER.DELETE.S.c", &json!({})).unwrap();
+    }
+}
+
+#[test]
 fn a_reload_adds_changes_and_removes_a_source_of_a_stream() {
     let nats = nats_with_stream();
     let client = nats.client();

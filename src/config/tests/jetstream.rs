@@ -140,8 +140,8 @@ fn keys_of_other_kinds_are_rejected_beside_jetstream() {
     check(
         &handler(&jetstream, "mode = 'each'\nsign = { env = 'X' }\n"),
         &[
-            "5: handlers.h.mode goes with command or url: a jetstream has none",
-            "6: handlers.h.sign goes with command or url: a jetstream has none",
+            "5: handlers.h.mode has no effect beside jetstream: remove one of them",
+            "6: handlers.h.sign has no effect beside jetstream: remove one of them",
         ],
     );
     let jetstream = format!("{SERVERS}, stream = 'S', consumer = 'c'");
@@ -151,9 +151,9 @@ fn keys_of_other_kinds_are_rejected_beside_jetstream() {
             "path = '/x'\nverify = { scheme = 'none' }\nrespond = { status = 200 }\n",
         ),
         &[
-            "3: sources.a.path goes with path: a source with jetstream gets no requests",
-            "4: sources.a.verify goes with path: a source with jetstream gets no requests",
-            "5: sources.a.respond goes with path: a source with jetstream gets no requests",
+            "3: sources.a.path has no effect beside jetstream, which gets no requests: remove one of them",
+            "4: sources.a.verify has no effect beside jetstream, which gets no requests: remove one of them",
+            "5: sources.a.respond has no effect beside jetstream, which gets no requests: remove one of them",
         ],
     );
 }
