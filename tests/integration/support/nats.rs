@@ -511,6 +511,17 @@ impl NatsClient {
         })
     }
 
+    /// The subject, the id and the body of a message of a stream, or why there is none.
+    pub fn message(&self, stream: &str, sequence: u64) -> Result<String, String> {
+        self.runtime.block_on(async {
+            let stream = self.context.get_stream(stream).await.map_err(|e| e.to_string())?;
+            let message = stream.get_raw_message(sequence).await.map_err(|e| e.to_string())?;
+            let id = message.headers.get("Nats-Msg-Id").map(|id| id.to_string());
+            let body = String::from_utf8_lossy(&message.payload);
+            Ok(format!("{} {} {body}", message.subject, id.unwrap_or_default()))
+        })
+    }
+
     /// Publishes a message with these headers, and returns its sequence number, or why the stream did not store it.
     pub fn try_publish(
         &self,
