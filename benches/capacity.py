@@ -24,9 +24,9 @@ FIGURES = {
 INTAKE_RATE = FIGURES["durable 202s, 256 connections"]
 JOB_RATE = FIGURES["jobs of a stream with prefetch, 16 processes"]
 SYNC_S = FIGURES["append of 64 KiB with fdatasync, mean"]
-# Streams of messages with 700 bytes, measured on the same machine on 2026-11-30 (0dadee8). 32,000 queued jobs, published to
-# a nats-server beside it in batches of 100 (one run). Messages of a stream with three replicas, stored by a source (the
-# lower of two runs), and by one with `ordered = true` (median of three); the nats-servers shared the processors.
+# Streams of messages with 700 bytes, measured on the same machine on 2026-11-30 (0dadee8). 32,000 queued jobs, published
+# to a nats-server beside it in batches of 100 (one run). Messages of a stream with three replicas, stored by a source
+# (the lower of two runs), and by one with `ordered = true` (median of three). The nats-servers shared the processors.
 FORWARD_RATE = 23_413
 SOURCE_RATE = 25_260
 ORDERED_RATE = 1_041
