@@ -245,6 +245,7 @@ impl Batch<'_> {
         let mut chunks = acknowledgements.ready_chunks(MAX_CHUNK);
         while let Some(chunk) = chunks.next().await {
             let results = chunk.into_iter().map(|(index, subject, result)| match result {
+                Ok(published) if published.sequence == 0 => (index, Err(not_stored_yet(stream))),
                 Ok(published) => {
                     let (sequence, is_duplicate) = (published.sequence, published.duplicate);
                     (index, Ok(Published { sequence, is_duplicate }))
@@ -277,6 +278,14 @@ impl Batch<'_> {
             self.report(results);
         }
     }
+}
+
+/// The failure of a message that the stream calls a duplicate of one without a number. A cluster answers so while it has not
+/// stored the first one, which may still be lost.
+fn not_stored_yet(stream: &str) -> PublishFailure {
+    PublishFailure::Failed(format!(
+        "stream {stream} has not stored the first copy of this message yet"
+    ))
 }
 
 /// Says why a message was not published, and whether another attempt may succeed.
