@@ -165,7 +165,8 @@ impl MessageSource {
             Some((delivery, deliveries))
         };
         stream::unfold(deliveries, next)
-            .map(|delivery| self.prepare(delivery, &writer_client, stop))
+            // Boxed, because the future is large and moves several times.
+            .map(|delivery| Box::pin(self.prepare(delivery, &writer_client, stop)))
             .buffered(MAX_PREPARING)
             .map(|prepared| {
                 // Sent here, so that the writer gets the messages in their order.
