@@ -137,7 +137,7 @@ impl NatsConnection {
     /// Why there is none at the deadline.
     pub async fn wait_until_connected(&self, deadline: Instant) -> Result<(), String> {
         let mut changes = self.status.losses.subscribe();
-        while self.client.connection_state() != State::Connected {
+        while !self.is_connected() {
             // The library changes the state and sends the event without a wait in between, on this thread.
             match timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
@@ -145,6 +145,11 @@ impl NatsConnection {
             }
         }
         Ok(())
+    }
+
+    /// Whether the connection is there, as far as the library knows.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Sends what was published so far, as far as there is time.

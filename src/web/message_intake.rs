@@ -51,6 +51,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long after a rejection its row is surely on the way to the writer. Maintenance sends such rows twice per second.
 const REJECTION_WAIT: Duration = Duration::from_secs(2);
 
+/// After so many errors in a row on an open connection, a new one replaces it.
+const MAX_FAILURES: u32 = 3;
+
 /// How long the last acknowledgements may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
@@ -88,7 +91,7 @@ impl MessageSource {
         stop: &CancellationToken,
     ) {
         let (name, StreamConsumer { stream, consumer, .. }) = (&self.name, &self.settings);
-        let mut last_error = None;
+        let (mut last_error, mut failures) = (None, 0);
         while !stop.is_cancelled() {
             let result = tokio::select! {
                 biased;
@@ -97,7 +100,7 @@ impl MessageSource {
             };
             let result = match result {
                 Ok((connection, reader)) => {
-                    last_error = None;
+                    (last_error, failures) = (None, 0);
                     log::info!("source {name}: reads stream {stream} by consumer {consumer}");
                     let max_held = || self.max_held();
                     reader.read(&connection, &deliveries, max_held, stop).await
@@ -105,8 +108,14 @@ impl MessageSource {
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = result {
-                // A connection that ended by an internal error would not come back.
-                *connection = None;
+                failures += 1;
+                let is_connected = connection.as_ref().is_some_and(NatsConnection::is_connected);
+                if is_connected && failures >= MAX_FAILURES {
+                    // Its task may have ended by an internal error: it would not come back. A connection that connects again stays,
+                    // because it has acknowledgements to send.
+                    *connection = None;
+                    failures = 0;
+                }
                 if last_error.as_ref() != Some(&reason) {
                     log::warn!("source {name}: {reason}");
                     last_error = Some(reason);
