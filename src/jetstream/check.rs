@@ -35,10 +35,10 @@ impl ConnectionTest {
         }
     }
 
-    /// Connects, and says what was found. Blocks.
+    /// Connects, and describes the stream and the consumer. Blocks.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The reason why the handler or the source can't use them.
     pub fn run(
         self,
         thread: &NatsThread,

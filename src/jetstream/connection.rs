@@ -152,7 +152,7 @@ impl NatsConnection {
         self.client.connection_state() == State::Connected
     }
 
-    /// Sends what was published so far, as far as there is time.
+    /// Sends published messages and acknowledgements that wait, for at most `limit`.
     pub async fn flush(&self, limit: Duration) {
         let _ = timeout(limit, self.client.flush()).await;
     }

@@ -242,10 +242,10 @@ impl StreamReader {
                 }
             }
             mean_bytes = bytes.checked_div(messages).unwrap_or(mean_bytes);
-            // What is on its way would otherwise wait until the stream delivers it again.
+            // Messages that are on their way would otherwise wait until the stream delivers them again.
             let until = Instant::now() + DRAIN_LIMIT;
-            while let Ok(Some(Ok(message))) = timeout(DRAIN_PAUSE, batch.next()).await
-                && Instant::now() < until
+            while Instant::now() < until
+                && let Ok(Some(Ok(message))) = timeout(DRAIN_PAUSE, batch.next()).await
             {
                 self.deliver(message, deliveries).await?;
             }

@@ -27,8 +27,8 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// How long acknowledgements may still come through another server after the connection was lost.
 const LOSS_GRACE: Duration = Duration::from_secs(1);
 
-/// After so many messages without acknowledgement, a new connection replaces the old one: async-nats keeps 200 bytes for each
-/// of them as long as a connection lives.
+/// The maximum number of messages without acknowledgement on one connection. Beyond it, a new connection replaces the old
+/// one, because async-nats keeps 200 bytes for each of them as long as the connection lives.
 const MAX_UNACKNOWLEDGED: usize = 10_000;
 
 /// How much longer than the timeout of a message a batch may take.
@@ -125,7 +125,8 @@ impl Publisher {
         let (sender, results) = bounded::<Results>(count.max(1));
         let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
         let spawned = self.thread.spawn(move || async move {
-            let mut batch = Batch { shared: &shared, is_unfinished: vec![true; count], sender };
+            let mut batch =
+                PublishBatch { shared: &shared, is_unfinished: vec![true; count], sender };
             batch.run(messages, &stop).await;
         });
         if let Err(e) = spawned {
@@ -164,14 +165,14 @@ impl PublisherShared {
 }
 
 /// Messages that a worker publishes together.
-struct Batch<'a> {
+struct PublishBatch<'a> {
     shared: &'a PublisherShared,
     /// The messages without a result.
     is_unfinished: Vec<bool>,
     sender: Sender<Results>,
 }
 
-impl Batch<'_> {
+impl PublishBatch<'_> {
     async fn run(&mut self, messages: Vec<OutgoingMessage>, stop: &CancelToken) {
         let shared = self.shared;
         let connected = async {

@@ -89,7 +89,7 @@ pub struct SettlementReporter {
 }
 
 /// What a step has left to do.
-enum Rest {
+enum NextReport {
     Nothing,
     /// More rows may be there.
     Rows,
@@ -108,33 +108,35 @@ impl SettlementReporter {
 
     fn run(&self, stop: &Receiver<()>) {
         // Rows may be left from before the start.
-        let mut rest = Rest::Rows;
+        let mut rest = NextReport::Rows;
         loop {
             match rest {
-                Rest::Nothing => select! {
+                NextReport::Nothing => select! {
                     recv(stop) -> _ => return,
                     recv(self.wake) -> woken => if woken.is_err() { return },
                 },
-                Rest::Rows if stop.try_recv() != Err(TryRecvError::Empty) => return,
-                Rest::Rows => {}
-                Rest::Repetition => match stop.recv_timeout(RETRY_DELAY) {
+                NextReport::Rows if stop.try_recv() != Err(TryRecvError::Empty) => return,
+                NextReport::Rows => {}
+                NextReport::Repetition => match stop.recv_timeout(RETRY_DELAY) {
                     Err(RecvTimeoutError::Timeout) => {}
                     _ => return,
                 },
             }
             rest = self.report_batch().unwrap_or_else(|e| {
                 log::debug!("settled jobs cannot be read: {e:#}");
-                Rest::Repetition
+                NextReport::Repetition
             });
         }
     }
 
     /// Makes events of the first recorded jobs, and waits until they are stored.
-    fn report_batch(&self) -> anyhow::Result<Rest> {
-        let Some(subscribers) = self.subscription.load_full() else { return Ok(Rest::Nothing) };
+    fn report_batch(&self) -> anyhow::Result<NextReport> {
+        let Some(subscribers) = self.subscription.load_full() else {
+            return Ok(NextReport::Nothing);
+        };
         let pending = settlements::load_pending(&*self.readers.get()?, BATCH_EVENTS)?;
         if pending.is_empty() {
-            return Ok(Rest::Nothing);
+            return Ok(NextReport::Nothing);
         }
         let drafts: Vec<EventDraft> =
             pending.into_iter().map(|settlement| self.draft_event(settlement)).collect();
@@ -145,13 +147,13 @@ impl SettlementReporter {
             .map(|(draft, result)| draft.into_event(&subscribers, result))
             .collect::<anyhow::Result<_>>()?;
         if events.is_empty() {
-            return Ok(Rest::Repetition);
+            return Ok(NextReport::Repetition);
         }
         let (reply, is_stored) = bounded(1);
         self.writer.send(Operation::ReportSettlements { events, reply });
         Ok(match is_stored.recv() {
-            Ok(()) if is_complete => Rest::Rows,
-            _ => Rest::Repetition,
+            Ok(()) if is_complete => NextReport::Rows,
+            _ => NextReport::Repetition,
         })
     }
 

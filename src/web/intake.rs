@@ -24,9 +24,7 @@ use super::received_request::{FullBody, ReceivedRequest, SignedSourceKey};
 use super::rejection::Rejection;
 use super::response::AcceptedResponse;
 use super::writer_client::WriterClient;
-use super::{
-    IntakeConfig, IntakeState, SourceRuntime, rate_limiter, rejection_log, stored_request,
-};
+use super::{IntakeConfig, IntakeState, RejectedHead, SourceRuntime, rate_limiter};
 use crate::clock;
 use crate::metrics::{IntakeDurations, IntakeResult, RejectionReason, UnavailableReason};
 use crate::planner;
@@ -174,28 +172,15 @@ impl IntakeRequest<'_> {
         request: &HttpRequest,
         bytes: usize,
     ) {
-        let redactor = &*self.config.redactor;
-        let redaction = stored_request::Redaction {
-            verifier: runtime.map(|runtime| &runtime.verifier),
-            redactor,
-            headers: &[],
-        };
-        let reason = rejection.reason();
-        let reason = &*redactor.redact(&reason);
-        if let Some(runtime) = runtime {
-            runtime.rejection_streak.record_rejection(rejection, reason);
-        }
-        self.state.rejection_log.record(
-            &rejection_log::RejectedRequest {
-                source: runtime.map(|runtime| runtime.source.name.as_str()),
-                method: &redactor.redact(request.method().as_str()),
-                path: &redaction.redact_path(request.uri().path()),
+        self.state.record_rejection(
+            rejection,
+            (runtime, &self.config.redactor),
+            &RejectedHead {
+                method: request.method().as_str(),
+                path: request.uri().path(),
                 ip: &self.ip,
                 bytes,
-                status: rejection.status(),
-                reason,
             },
-            clock::wall_ms(),
         );
     }
 

@@ -21,9 +21,8 @@ use super::event_builder::{EventBuilder, MessageIdentity};
 use super::rate_limiter;
 use super::received_request::{FullBody, ReceivedRequest};
 use super::rejection::Rejection;
-use super::rejection_log::RejectedRequest;
 use super::writer_client::{PendingReply, WriterClient};
-use super::{IntakeConfig, IntakeState, SourceRuntime};
+use super::{IntakeConfig, IntakeState, RejectedHead, SourceRuntime};
 use crate::clock;
 use crate::config::StreamConsumer;
 use crate::domain::SourceId;
@@ -51,7 +50,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How long after a rejection its row is surely on the way to the writer. Maintenance sends such rows twice per second.
 const REJECTION_WAIT: Duration = Duration::from_secs(2);
 
-/// After so many errors in a row on an open connection, a new one replaces it.
+/// The number of errors in a row after which a new connection replaces an open one.
 const MAX_FAILURES: u32 = 3;
 
 /// How long the last acknowledgements may take.
@@ -265,20 +264,15 @@ impl MessageSource {
         if let Ok(reason) = rejection.metric_reason() {
             runtime.metrics.count_rejection(reason);
         }
-        let reason = rejection.reason();
-        let reason = &*runtime.redactor.redact(&reason);
-        runtime.rejection_streak.record_rejection(rejection, reason);
-        self.state.rejection_log.record(
-            &RejectedRequest {
-                source: Some(&runtime.source.name),
-                method: &runtime.redactor.redact(&origin.method),
-                path: &runtime.redaction().redact_path(&origin.path),
+        self.state.record_rejection(
+            rejection,
+            (Some(runtime), &runtime.redactor),
+            &RejectedHead {
+                method: &origin.method,
+                path: &origin.path,
                 ip: &origin.ip,
                 bytes: delivery.body.len(),
-                status: rejection.status(),
-                reason,
             },
-            clock::wall_ms(),
         );
     }
 }
@@ -414,12 +408,12 @@ struct MessageEvent {
 
 /// A message after its turn in the order of the stream.
 enum SentMessage<'w> {
-    Event(Box<SentEvent<'w>>),
+    Event(Box<StoringMessage<'w>>),
     Rejected(Box<Delivery>),
 }
 
 /// A message whose event was sent to the writer, unless it was too late for that.
-struct SentEvent<'w> {
+struct StoringMessage<'w> {
     config: Arc<IntakeConfig>,
     source_index: usize,
     delivery: Delivery,
@@ -433,10 +427,10 @@ fn send(prepared: PreparedMessage, writer_client: &Rc<WriterClient>) -> SentMess
     };
     let is_late = Instant::now() >= delivery.store_before;
     let reply = (!is_late).then(|| writer_client.store(new_event));
-    SentMessage::Event(Box::new(SentEvent { config, source_index, delivery, reply }))
+    SentMessage::Event(Box::new(StoringMessage { config, source_index, delivery, reply }))
 }
 
-impl SentEvent<'_> {
+impl StoringMessage<'_> {
     /// Waits for the commit and acknowledges the message. Without a commit, the stream delivers it again.
     async fn settle(self) {
         let Some(reply) = self.reply else { return };

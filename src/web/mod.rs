@@ -74,6 +74,14 @@ const INTAKE_THREADS: usize = 2;
 /// Maximum time for requests in flight when a server shuts down.
 pub const STOP_LIMIT: Duration = Duration::from_millis(500);
 
+/// The parts of a rejected request or message that are recorded, with their secrets.
+struct RejectedHead<'a> {
+    method: &'a str,
+    path: &'a str,
+    ip: &'a str,
+    bytes: usize,
+}
+
 /// The state that all intake threads share.
 pub struct IntakeState {
     pub config: ArcSwap<IntakeConfig>,
@@ -169,6 +177,37 @@ impl IntakeState {
                 Health::Blocked | Health::Broken => Some(UnavailableReason::Database),
             }
         }
+    }
+
+    /// Records a rejection, without the secrets that `redactor` and the source know.
+    fn record_rejection(
+        &self,
+        rejection: &rejection::Rejection,
+        (runtime, redactor): (Option<&SourceRuntime>, &Redactor),
+        head: &RejectedHead<'_>,
+    ) {
+        let redaction = stored_request::Redaction {
+            verifier: runtime.map(|runtime| &runtime.verifier),
+            redactor,
+            headers: &[],
+        };
+        let reason = rejection.reason();
+        let reason = &*redactor.redact(&reason);
+        if let Some(runtime) = runtime {
+            runtime.rejection_streak.record_rejection(rejection, reason);
+        }
+        self.rejection_log.record(
+            &rejection_log::RejectedRequest {
+                source: runtime.map(|runtime| runtime.source.name.as_str()),
+                method: &redactor.redact(head.method),
+                path: &redaction.redact_path(head.path),
+                ip: head.ip,
+                bytes: head.bytes,
+                status: rejection.status(),
+                reason,
+            },
+            clock::wall_ms(),
+        );
     }
 
     /// Returns the rejections since the last call.
