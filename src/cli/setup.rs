@@ -78,7 +78,9 @@ pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitEr
         }
     }
     if options.connect {
-        test_connections(&mut out, loaded, &secrets)?;
+        let found = test_connections(&mut out, loaded, &secrets)?;
+        print_warnings(&mut out, &found)?;
+        warnings.extend(found);
     }
     if let Some(event) = options.event {
         dry_run::print_matching_handlers(&mut out, loaded, event)?;
@@ -93,12 +95,12 @@ pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitEr
     }
 }
 
-/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found.
+/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found. Returns the warnings.
 fn test_connections(
     out: &mut impl Write,
     loaded: &LoadedConfig,
     secrets: &Secrets,
-) -> Result<(), ExitError> {
+) -> Result<Vec<String>, ExitError> {
     let (sources, handlers) = (&loaded.config.sources, &loaded.config.handlers);
     let of_sources = sources.iter().filter_map(|source| {
         let consumer = source.consumer()?.clone();
@@ -108,19 +110,22 @@ fn test_connections(
         let target = handler.jetstream()?.clone();
         Some(("handler", &handler.name, ConnectionTest::Target(target)))
     });
-    let (thread, mut errors) = (NatsThread::default(), Vec::new());
+    let (thread, mut warnings, mut errors) = (NatsThread::default(), Vec::new(), Vec::new());
     for (kind, name, test) in of_sources.chain(of_handlers) {
         let secret = test.nats().credentials.as_ref();
         let credentials = secret.and_then(|secret| secrets.get(secret)).map(Arc::from);
         match test.run(&thread, credentials) {
-            Ok(found) => writeln!(out, "{kind} {name}: {found}")?,
+            Ok(found) => {
+                writeln!(out, "{kind} {name}: {}", found.description)?;
+                warnings.extend(found.warnings.iter().map(|text| format!("{kind} {name}: {text}")));
+            }
             Err(problem) => {
                 errors.push(loaded.error_at(&format!("{kind}s.{name}.jetstream"), 0, &problem));
             }
         }
     }
     match errors.is_empty() {
-        true => Ok(()),
+        true => Ok(warnings),
         false => Err(user_error(ConfigErrors(errors).to_string())),
     }
 }

@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use tokio::time::Instant;
 
 use super::connection::NatsConnection;
-use super::consumer::{check_consumer, find_stream};
+use super::consumer::{check_consumer, consumer_warnings, find_stream};
 use super::thread::NatsThread;
 use crate::config::{JetStreamTarget, NatsSettings, StreamConsumer, duration_text};
 
@@ -24,6 +24,14 @@ pub enum ConnectionTest {
     Target(JetStreamTarget),
     /// A stream and a consumer that a source can use.
     Consumer(StreamConsumer),
+}
+
+/// What a test has found.
+#[derive(Clone, Debug)]
+pub struct ConnectionReport {
+    /// The stream and the consumer.
+    pub description: String,
+    pub warnings: Vec<String>,
 }
 
 impl ConnectionTest {
@@ -43,7 +51,7 @@ impl ConnectionTest {
         self,
         thread: &NatsThread,
         credentials: Option<Arc<[u8]>>,
-    ) -> Result<String, String> {
+    ) -> Result<ConnectionReport, String> {
         let (sender, result) = bounded(1);
         let test = move || async move {
             let _ = sender.send(self.test(credentials.as_deref()).await);
@@ -52,7 +60,7 @@ impl ConnectionTest {
         result.recv().unwrap_or_else(|_| Err("the test ended without a result".to_owned()))
     }
 
-    async fn test(&self, credentials: Option<&[u8]>) -> Result<String, String> {
+    async fn test(&self, credentials: Option<&[u8]>) -> Result<ConnectionReport, String> {
         let connection = NatsConnection::open(self.nats(), credentials, "hooktrail check").await?;
         connection.wait_until_connected(Instant::now() + CONNECT_WAIT).await?;
         let context = ContextBuilder::new().build(connection.client.clone());
@@ -71,15 +79,19 @@ impl ConnectionTest {
                 }
                 let own_max = usize::try_from(config.max_message_size).ok().filter(|max| *max > 0);
                 let max_bytes = own_max.map_or(max_payload, |max| max.min(max_payload));
-                Ok(format!("{}, messages up to {max_bytes} bytes", describe(config)))
+                let description = format!("{}, messages up to {max_bytes} bytes", describe(config));
+                Ok(ConnectionReport { description, warnings: Vec::new() })
             }
             Self::Consumer(settings) => {
                 let stream = find_stream(&context, &settings.stream).await?;
                 let found = stream.consumer_info(&settings.consumer).await;
-                let described = describe(&stream.cached_info().config);
-                Ok(match found {
+                let config = &stream.cached_info().config;
+                let described = describe(config);
+                let mut warnings = Vec::new();
+                let description = match found {
                     Ok(info) => {
-                        check_consumer(&info, settings)?;
+                        check_consumer(&info, &config.subjects, settings)?;
+                        warnings = consumer_warnings(&connection.client, config, &info);
                         let waiting = info.num_pending + info.num_ack_pending as u64;
                         format!(
                             "{described}, consumer {}: {waiting} messages wait",
@@ -93,7 +105,8 @@ impl ConnectionTest {
                         "{described}, consumer {}: there is none, the server creates it",
                         settings.consumer
                     ),
-                })
+                };
+                Ok(ConnectionReport { description, warnings })
             }
         }
     }

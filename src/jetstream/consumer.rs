@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, Info, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind, Context, ContextBuilder};
@@ -175,7 +176,12 @@ impl StreamReader {
             .get_or_create_consumer(name, wanted)
             .await
             .map_err(|e| format!("consumer {name} of stream {}: {e}", settings.stream))?;
-        let ack_wait = check_consumer(consumer.cached_info(), settings)?;
+        let stream_config = &stream.cached_info().config;
+        let info = consumer.cached_info();
+        let ack_wait = check_consumer(info, &stream_config.subjects, settings)?;
+        for warning in consumer_warnings(&connection.client, stream_config, info) {
+            log::warn!("{warning}");
+        }
         Ok(Self { consumer, ack_wait, held: Rc::default() })
     }
 
@@ -279,11 +285,52 @@ pub(super) async fn find_stream(
     context.get_stream(name).await.map_err(|e| format!("stream {name}: {e}"))
 }
 
-/// Returns the time after which the consumer delivers a message again.
+/// The oldest server that delivered all messages of a replicated stream over losses of the majority (docs/scaling.md).
+const OLDEST_CLUSTER: (i64, i64) = (2, 12);
+
+/// Says what may go wrong with messages that the consumer delivers.
+pub(super) fn consumer_warnings(
+    client: &Client,
+    stream: &jetstream::stream::Config,
+    info: &Info,
+) -> Vec<String> {
+    let config = &info.config;
+    let (name, replicas) = (&stream.name, stream.num_replicas);
+    let at = format!("consumer {} of stream {name}", info.name);
+    let (major, minor) = OLDEST_CLUSTER;
+    let mut warnings = Vec::new();
+    if replicas > 1 && !client.is_server_compatible(major, minor, 0) {
+        let version = client.server_info().version;
+        warnings.push(format!(
+            "stream {name} has {replicas} replicas on nats-server {version}, which may skip messages when a server fails: \
+             expected {major}.{minor} or later"
+        ));
+    }
+    if config.ack_wait < MIN_ACK_WAIT {
+        warnings.push(format!(
+            "{at} has an acknowledgement wait of {:?}: a message whose commit takes longer is delivered again: expected \
+             {MIN_ACK_WAIT:?} or more",
+            config.ack_wait
+        ));
+    }
+    if config.max_deliver > 0 {
+        warnings.push(format!(
+            "{at} delivers a message at most {} times: the stream gives up a message that is not stored by then",
+            config.max_deliver
+        ));
+    }
+    warnings
+}
+
+/// Returns the time after which the consumer delivers a message again. `subjects` are those of the stream.
 ///
 /// # Errors
 /// The consumer does not fit the settings.
-pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<Duration, String> {
+pub(super) fn check_consumer(
+    info: &Info,
+    subjects: &[String],
+    settings: &StreamConsumer,
+) -> Result<Duration, String> {
     let StreamConsumer { stream, consumer, filter, is_ordered, .. } = settings;
     let config = &info.config;
     let at = format!("consumer {consumer} of stream {stream}");
@@ -296,7 +343,12 @@ pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<D
         ));
     }
     let (found, wanted) = (&config.filter_subject, filter.as_deref().unwrap_or_default());
-    if found != wanted {
+    // A filter for all that the stream takes is none. nats-server 2.9 removes it.
+    let effective = |filter| match subjects {
+        [only] if only.as_str() == filter => "",
+        _ => filter,
+    };
+    if effective(found.as_str()) != effective(wanted) {
         return Err(format!(
             "{at} has the filter {found:?}, and config.toml has {wanted:?}: expected the same"
         ));
@@ -309,18 +361,6 @@ pub(super) fn check_consumer(info: &Info, settings: &StreamConsumer) -> Result<D
         return Err(format!(
             "{at} has a max_ack_pending of {found}, and config.toml has ordered = true: expected 1"
         ));
-    }
-    if config.ack_wait < MIN_ACK_WAIT {
-        log::warn!(
-            "{at} has an acknowledgement wait of {:?}: a message whose commit takes longer is delivered again: expected 5s or more",
-            config.ack_wait
-        );
-    }
-    if config.max_deliver > 0 {
-        log::warn!(
-            "{at} delivers a message at most {} times: the stream gives up a message that is not stored by then",
-            config.max_deliver
-        );
     }
     Ok(config.ack_wait)
 }

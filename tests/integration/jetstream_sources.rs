@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::support::nats::{NatsClient, NatsServer, nats_server};
+use crate::support::nats::{DISTRIBUTED, NatsClient, NatsCluster, NatsServer, nats_server};
 use crate::support::server::{Scenario, Server, scenario, until};
 
 /// A source `a` that reads stream `S` by consumer `c`, with further keys of `jetstream` and of the source, and a handler.
@@ -320,6 +320,43 @@ fn a_stream_and_a_consumer_that_do_not_fit_are_named_in_the_log() {
     client.try_call("CONSUMER.DELETE.S.c", &json!({})).unwrap();
     client.publish("hooks.a", &[], b"1");
     server.until("select count(*) from events", "1");
+}
+
+#[test]
+fn a_filter_for_all_subjects_of_the_stream_is_the_same_as_none() {
+    for (of_source, of_consumer) in
+        [("", "hooks.>"), (", filter = \"hooks.>\"", ""), (", filter = \"hooks.>\"", "hooks.>")]
+    {
+        let nats = nats_with_stream();
+        create_consumer(&nats.client(), json!({ "filter_subject": of_consumer }));
+        let server = reading(&nats, of_source, "").start();
+        nats.client().publish("hooks.a", &[], b"1");
+        server.until("select count(*) from events", "1");
+        assert!(server.cli_text(&["check", "--connect"]).0 == Some(0));
+    }
+}
+
+#[test]
+fn a_replicated_stream_of_an_old_nats_server_has_a_warning() {
+    for (program, is_old) in [(Some(DISTRIBUTED), true), (None, false)] {
+        let cluster = NatsCluster::start_with("", |_, setup| match program {
+            Some(program) => setup.program(program),
+            None => setup,
+        });
+        let client = cluster.client();
+        client.create_stream("S", &["hooks.>"], json!({ "num_replicas": 3 }));
+        create_consumer(&client, json!({}));
+        let server = reading(&cluster.servers[0], "", "").start();
+        until("the source reads", || server.log().contains("source a: reads stream S"));
+        let warning = "stream S has 3 replicas on nats-server ";
+        assert_eq!(server.log().contains(warning), is_old, "{}", server.log());
+        let (_, text) = server.cli_text(&["check", "--connect"]);
+        assert_eq!(text.contains(&format!("warning: source a: {warning}")), is_old, "{text}");
+        let (code, text) = server.cli_text(&["check", "--connect", "--strict"]);
+        // The acknowledgement wait of this consumer is short.
+        let count = if is_old { "2 warnings" } else { "1 warning" };
+        assert!(code == Some(1) && text.contains(count), "{text}");
+    }
 }
 
 #[test]

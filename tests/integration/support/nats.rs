@@ -1,9 +1,11 @@
-//! Real nats-servers with JetStream on free ports, alone or as a cluster, and a client of them.
+//! Real nats-servers with JetStream on free ports, alone or as a cluster, and a client of them. Servers alone are the
+//! distribution's, and those of a cluster have the version of tests/nats/.
 //!
 //! A server keeps its port and its data over `kill` and `restart`. `nats-server` and `cluster` choose ports that the
 //! kernel gives to nobody else, so that they are still free at a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -29,6 +31,9 @@ use crate::support::tls_client::Authority;
 
 /// Ports that the kernel gives to no socket by itself: they are below `ip_local_port_range`.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// The program of the distribution.
+pub const DISTRIBUTED: &str = "nats-server";
 
 /// How long a client waits for a connection or a response. A cluster without a majority does not respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +76,7 @@ pub struct NatsSetup {
     access: Access,
     tls: Option<ClientFiles>,
     config: String,
+    program: PathBuf,
     wrapper: Vec<String>,
 }
 
@@ -89,6 +95,7 @@ pub fn nats_server() -> NatsSetup {
         access: Access::Anyone,
         tls: None,
         config: String::new(),
+        program: DISTRIBUTED.into(),
         wrapper: Vec::new(),
     }
 }
@@ -143,6 +150,12 @@ impl NatsSetup {
     /// Listens on this address, which the command of `wrapped_by` can bind.
     pub fn address(mut self, address: IpAddr) -> Self {
         self.address = address;
+        self
+    }
+
+    /// Runs this program.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.program = program.into();
         self
     }
 
@@ -254,8 +267,9 @@ impl NatsServer {
     }
 
     fn spawn(&mut self) {
-        let mut words = self.setup.wrapper.clone();
-        words.extend(["nats-server", "--config", "nats-server.conf"].map(str::to_owned));
+        let mut words: Vec<OsString> = self.setup.wrapper.iter().map(OsString::from).collect();
+        words.push(self.setup.program.clone().into());
+        words.extend(["--config", "nats-server.conf"].map(OsString::from));
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.path().join("nats.log"));
         let child = Command::new(&words[0])
@@ -270,13 +284,14 @@ impl NatsServer {
         self.child = Some(RunningCommand(child));
     }
 
-    /// Waits until the server answers that JetStream works: in a cluster, that it has caught up with the others.
+    /// Waits until the server answers that JetStream works. In a cluster, its streams may lag.
     pub fn until_healthy(&mut self) {
         until("the nats-server is healthy", || {
             let child = &mut self.child.as_mut().expect("a started nats-server").0;
             let ended = child.try_wait().expect("the state");
             assert!(ended.is_none(), "nats-server ended: {}", self.log());
-            self.request("/healthz").is_some_and(|response| response.status == 200)
+            let response = self.request("/healthz?js-server-only=true");
+            response.is_some_and(|response| response.status == 200)
         });
     }
 
@@ -355,8 +370,11 @@ impl NatsCluster {
 
     /// Starts three servers with these lines in each configuration. `place` gives a server its address.
     pub fn start_with(config: &str, place: impl Fn(usize, NatsSetup) -> NatsSetup) -> Self {
-        let setups: Vec<_> =
-            (0..3).map(|index| place(index, nats_server().config(config))).collect();
+        let program =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-nats/bin/nats-server");
+        assert!(program.exists(), "no {}: tests/run installs it", program.display());
+        let setup = || nats_server().program(&program).config(config);
+        let setups: Vec<_> = (0..3).map(|index| place(index, setup())).collect();
         let routes: Vec<_> = setups.iter().map(|setup| (setup.address, unused_port())).collect();
         let urls: Vec<_> =
             routes.iter().map(|(address, port)| format!("\"nats://{address}:{port}\"")).collect();
@@ -375,11 +393,20 @@ impl NatsCluster {
         cluster
     }
 
-    /// Waits until all servers are healthy and one of them leads the others.
+    /// Waits until all servers are healthy, one of them leads the others, and each has caught up with each stream and
+    /// consumer once. While messages arrive, one of them lags at each moment.
     pub fn until_healthy(&mut self) {
         self.servers.iter_mut().for_each(NatsServer::until_healthy);
         let client = self.client();
         until("the cluster has a leader", || client.try_call("INFO", &json!({})).is_ok());
+        let mut caught_up = BTreeMap::<String, BTreeSet<String>>::new();
+        until("each server has caught up with each stream", || {
+            let Ok(groups) = client.raft_groups() else { return false };
+            for (group, info) in &groups {
+                caught_up.entry(group.clone()).or_default().extend(current_members(info));
+            }
+            groups.iter().all(|(group, info)| caught_up[group].len() == member_count(info))
+        });
     }
 
     pub fn urls(&self) -> Vec<String> {
@@ -404,6 +431,22 @@ impl NatsCluster {
         });
         leader.expect("a leader")
     }
+}
+
+/// The members of a group of servers that have all that the group has agreed on.
+fn current_members(info: &Value) -> Vec<String> {
+    let cluster = &info["cluster"];
+    let Some(leader) = cluster["leader"].as_str() else { return Vec::new() };
+    let replicas = cluster["replicas"].as_array().into_iter().flatten();
+    let current =
+        replicas.filter(|replica| replica["current"] == true && replica["offline"] != true);
+    let current = current.filter_map(|replica| replica["name"].as_str());
+    current.chain([leader]).map(str::to_owned).collect()
+}
+
+/// How many servers have a copy of what a stream or a consumer holds.
+fn member_count(info: &Value) -> usize {
+    1 + info["cluster"]["replicas"].as_array().map_or(0, Vec::len)
 }
 
 /// A message that a stream has stored.
@@ -471,6 +514,25 @@ impl NatsClient {
         });
         let request = json!({ "stream_name": stream, "config": config });
         self.call(&format!("CONSUMER.DURABLE.CREATE.{stream}.{name}"), &request);
+    }
+
+    /// What the cluster says of each stream and of each consumer. An error: it has no leader for one of them.
+    fn raft_groups(&self) -> Result<Vec<(String, Value)>, String> {
+        let mut groups = Vec::new();
+        let names = |list: Value, key: &str| -> Vec<String> {
+            let names = list[key].as_array().into_iter().flatten();
+            names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        };
+        for stream in names(self.try_call("STREAM.NAMES", &json!({}))?, "streams") {
+            let info = self.try_call(&format!("STREAM.INFO.{stream}"), &json!({}))?;
+            let list = self.try_call(&format!("CONSUMER.NAMES.{stream}"), &json!({}))?;
+            for consumer in names(list, "consumers") {
+                let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
+                groups.push((subject.clone(), self.try_call(&subject, &json!({}))?));
+            }
+            groups.push((stream, info));
+        }
+        Ok(groups)
     }
 
     /// How many messages of a stream a consumer has not acknowledged. `None`: the cluster does not say.
