@@ -90,8 +90,8 @@ CREATE TABLE minute_counts (
 
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
--- uid: received_at and random bytes (UUIDv7). Earlier builds stored random bytes alone. With an origin key, the time may
---   be another one.
+-- uid: received_at and random bytes (UUIDv7). Earlier builds stored random bytes alone. With an origin key: a hash of the
+--   message's id, which begins with the time in that id if there is one.
 -- note: errors of optional expressions. It is written later if a deferred event is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
 -- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items
@@ -199,7 +199,8 @@ CREATE TABLE expansion_keys (
 CREATE TABLE dead_job_retries (event INTEGER PRIMARY KEY, after_job INTEGER NOT NULL);
 
 -- Keys by which duplicates are recognised: SHA-256 of the key, cut to 16 bytes. An event may have two: one of
--- the source's `dedupe`, and the sender's delivery key or that of the signed bytes.
+-- the source's `dedupe`, and the sender's delivery key or that of the signed bytes. The key of a message of a stream
+-- begins with the time in the message's id if there is one.
 -- expires_at: end of the window, by the database clock.
 CREATE TABLE dedupe (
   source INTEGER NOT NULL,

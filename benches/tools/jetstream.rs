@@ -1,11 +1,13 @@
-//! Publishes to a stream with async-nats alone: as many messages in flight as a handler has, each with an id. This is the
+//! Publishes to a stream with async-nats alone: as many messages in flight as a handler has, each with an id like a handler's. This is the
 //! bound of a handler with `jetstream`.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, StorageType};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{StreamExt, stream};
 
 use crate::BODY;
@@ -55,10 +57,9 @@ async fn publish(
     };
     context.get_or_create_stream(config).await?;
     let started_at = Instant::now();
-    let run = started_at.elapsed().as_nanos() ^ u128::from(std::process::id());
     let sent = stream::iter(0..count).map(|number| {
         let mut message =
-            PublishMessage::build().payload(BODY.into()).message_id(format!("{run}-{number}"));
+            PublishMessage::build().payload(BODY.into()).message_id(message_id(number));
         for (name, value) in HEADERS.iter().filter(|_| headers) {
             message = message.header(*name, *value);
         }
@@ -72,4 +73,15 @@ async fn publish(
     let seconds = started_at.elapsed().as_secs_f64();
     println!(r#"{{"rate":{:.0},"seconds":{seconds:.3}}}"#, count as f64 / seconds);
     Ok(())
+}
+
+/// An id like that of a handler: the time, the process and the number of the message, and the name of the handler.
+fn message_id(number: usize) -> String {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let [.., a, b, c, d, e, f] = since_1970.as_millis().to_be_bytes();
+    let mut uid = vec![a, b, c, d, e, f];
+    uid.extend(std::process::id().to_be_bytes());
+    let [_, _, number @ ..] = (number as u64).to_be_bytes();
+    uid.extend(number);
+    format!("{}-forward-0-0", URL_SAFE_NO_PAD.encode(uid))
 }

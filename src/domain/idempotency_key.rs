@@ -33,6 +33,12 @@ impl<'a> IdempotencyKey<'a> {
         };
         Some(Self { uid, handler, item: number(item)?, replay: number(replay)? })
     }
+
+    /// When the event was received, in milliseconds since 1970. Any value if an earlier build made the key.
+    pub fn received_at_ms(&self) -> u64 {
+        let [a, b, c, d, e, f, ..] = self.uid;
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
 }
 
 impl fmt::Display for IdempotencyKey<'_> {
@@ -55,7 +61,9 @@ mod tests {
             }
         }
         let text = "AZrX-wAAcACAAAAAAAAAAA-crm-0-0";
-        assert_eq!(IdempotencyKey::parse(text).map(|key| key.to_string()).as_deref(), Some(text));
+        let key = IdempotencyKey::parse(text).unwrap();
+        assert_eq!(key.to_string(), text);
+        assert_eq!(key.received_at_ms(), 0x019a_d7fb_0000);
     }
 
     #[test]

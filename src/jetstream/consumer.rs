@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::NatsConnection;
 use super::headers;
 use crate::config::StreamConsumer;
+use crate::domain::idempotency_key::IdempotencyKey;
 
 /// Messages that one request asks for.
 pub const MAX_BATCH: usize = 500;
@@ -65,6 +66,9 @@ pub struct Delivery {
     /// Stays the same when the stream delivers the message again: `Nats-Msg-Id`, else the place of the message in its stream
     /// with its time, which differs when a stream of the same name is created again.
     pub message_id: String,
+    /// A time that is part of `message_id`, in milliseconds since 1970: that in the idempotency key of the machine that published
+    /// the message, or without `Nats-Msg-Id` that of the publication. `None`: the id has no time.
+    pub id_time_ms: Option<u64>,
     /// The key under which people find the message: `Nats-Msg-Id`, else `STREAM:SEQUENCE`.
     pub key: String,
     /// The stream has delivered the message before.
@@ -84,10 +88,17 @@ impl Delivery {
         let is_redelivery = info.delivered > 1;
         let (message, acker) = message.split();
         let id = message.headers.as_ref().and_then(|all| all.get(headers::MESSAGE_ID));
-        let (message_id, key) = match id.map(|id| id.as_str()).filter(|id| !id.is_empty()) {
-            Some(id) => (format!("id:{id}"), id.to_owned()),
-            None => (format!("place:{place}:{published_at}"), place),
-        };
+        let (message_id, key, id_time_ms) =
+            match id.map(|id| id.as_str()).filter(|id| !id.is_empty()) {
+                Some(id) => {
+                    let parsed = IdempotencyKey::parse(id);
+                    (format!("id:{id}"), id.to_owned(), parsed.map(|key| key.received_at_ms()))
+                }
+                None => {
+                    let time_ms = u64::try_from(published_at / 1_000_000).ok();
+                    (format!("place:{place}:{published_at}"), place, time_ms)
+                }
+            };
         let mut header_lines: Vec<(String, Vec<u8>)> = Vec::new();
         for (name, values) in message.headers.iter().flat_map(|all| all.iter()) {
             let name = name.to_string().to_ascii_lowercase();
@@ -100,6 +111,7 @@ impl Delivery {
             headers: header_lines,
             body: message.payload.to_vec(),
             message_id,
+            id_time_ms,
             key,
             is_redelivery,
             store_before: Instant::now() + ack_wait * 2 / 3,

@@ -350,7 +350,7 @@ async fn build_event(
     builder.check_content(&received).await?;
     let admission = rate_limiter::admit_request(runtime.rate_limiter.as_ref())?;
     let identity = MessageIdentity {
-        uid: event_uid(&source.name, &delivery.message_id),
+        uid: event_uid(&source.name, delivery),
         origin_key: bounded_key(origin.key.as_deref().unwrap_or(&delivery.key)).into(),
         is_redelivery: delivery.is_redelivery,
     };
@@ -371,11 +371,24 @@ async fn build_event(
 
 /// The id of the event that any machine makes of a message. So jobs of the same message have the same idempotency keys on
 /// each machine, even if the message was stored twice because the stream had forgotten its id.
-fn event_uid(source: &str, message_id: &str) -> [u8; 16] {
-    let hash = digest(&SHA256, format!("{source}\n{message_id}").as_bytes());
-    let mut uid = [0; 16];
-    uid.copy_from_slice(&hash.as_ref()[..16]);
-    uid
+fn event_uid(source: &str, delivery: &Delivery) -> [u8; 16] {
+    let hash = hash_key(b'u', &[source.as_bytes(), b"\n", delivery.message_id.as_bytes()]);
+    sorted_by_time(hash, delivery.id_time_ms)
+}
+
+/// The delivery key of a message.
+fn message_key(delivery: &Delivery) -> KeyHash {
+    sorted_by_time(hash_key(b'm', &[delivery.message_id.as_bytes()]), delivery.id_time_ms)
+}
+
+/// Replaces the first bytes of a hash by the time in what was hashed, as in a UUIDv7. Messages that follow each other are then
+/// neighbours in an index. With hashes alone, each changes another page of it: four times the bytes of the log.
+fn sorted_by_time(mut hash: KeyHash, time_ms: Option<u64>) -> KeyHash {
+    if let Some(time_ms) = time_ms {
+        let [_, _, time @ ..] = time_ms.to_be_bytes();
+        hash[..6].copy_from_slice(&time);
+    }
+    hash
 }
 
 /// Returns a key of bounded length for the index: the key itself, or its hash.
@@ -384,11 +397,6 @@ fn bounded_key(key: &str) -> Cow<'_, str> {
         ..=MAX_KEY_BYTES => key.into(),
         _ => format!("sha256-{}", hex::encode(digest(&SHA256, key.as_bytes()))).into(),
     }
-}
-
-/// The delivery key of a message.
-fn message_key(delivery: &Delivery) -> KeyHash {
-    hash_key(b'm', &[delivery.message_id.as_bytes()])
 }
 
 /// A message that was checked.

@@ -41,7 +41,7 @@ const IMPORTS: &[(&str, &str)] = &[
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     // Connections to NATS.
-    ("jetstream", "config process"),
+    ("jetstream", "config domain process"),
     ("handler", "clock config domain jetstream json process urlencoded"),
     // Modules that coordinate.
     (

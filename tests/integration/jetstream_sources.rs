@@ -1,5 +1,6 @@
 //! Sources with `jetstream`: what becomes of each message here and in its stream.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -104,6 +105,8 @@ fn two_machines_that_store_one_message_have_the_same_idempotency_keys() {
     let client = nats.client();
     client.publish("hooks.a", &[("Nats-Msg-Id", "m-1")], b"1");
     client.publish("hooks.a", &[], b"2");
+    client.publish("hooks.a", &[("Nats-Msg-Id", "AZrX-wAAcACAAAAAAAAAAA-crm-0-0")], b"3");
+    client.publish("hooks.a", &[("Nats-Msg-Id", "AZrX-wAAcACAAAAAAAAAAA-crm-0-1")], b"4");
     let keys = |consumer: &str| {
         let keys = source_keys(&nats, "", "")
             .replace("consumer = \"c\"", &format!("consumer = \"{consumer}\""));
@@ -111,14 +114,38 @@ fn two_machines_that_store_one_message_have_the_same_idempotency_keys() {
             .source("a", &keys)
             .handler("h", "", "printf %s $HOOKTRAIL_IDEMPOTENCY_KEY")
             .start();
-        server.until("select count(*) from attempts", "2");
+        server.until("select count(*) from attempts", "4");
         server.column(
             "select a.stdout from attempts a join outcomes o on o.id = a.id order by o.event",
         )
     };
     let (first, second) = (keys("one"), keys("two"));
     assert_eq!(first, second);
-    assert!(first[0] != first[1]);
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 4, "{first:?}");
+}
+
+#[test]
+fn keys_of_messages_are_in_the_order_of_the_times_in_their_ids() {
+    let nats = nats_with_stream();
+    let client = nats.client();
+    // The time 0x019AD7FB0000, in the key of another machine.
+    client.publish("hooks.a", &[("Nats-Msg-Id", "AZrX-wAAcACAAAAAAAAAAA-crm-0-0")], b"1");
+    client.publish("hooks.a", &[], b"2");
+    let server = reading(&nats, "", "").start();
+    server.until("select count(*) from events", "2");
+    let uid_begins = server.column("select hex(substr(uid, 1, 6)) from events order by id");
+    let key_begins = server.column("select hex(substr(key, 1, 6)) from dedupe order by event");
+    assert_eq!(uid_begins, key_begins);
+    assert_eq!(uid_begins[0], "019AD7FB0000");
+    // Without an id, that of the publication.
+    let published_at = u64::from_str_radix(&uid_begins[1], 16).unwrap();
+    let received_at: u64 = server
+        .value(
+            "select cast(strftime('%s', received_at) as integer) * 1000 from trail where event = 2",
+        )
+        .parse()
+        .unwrap();
+    assert!(published_at.abs_diff(received_at) < 3_600_000, "{published_at} {received_at}");
 }
 
 #[test]
