@@ -23,7 +23,7 @@ use crate::config::{self, Config, ConfigErrors, LoadedConfig, Secrets, ValidityP
 use crate::expander::{self, Expander, Planners};
 use crate::expression::EvaluatorPool;
 use crate::handler::LookupLimit;
-use crate::jetstream::{NATS_THREAD, NatsThread};
+use crate::jetstream::{NATS_THREAD, NatsThread, ReaderStates};
 use crate::maintenance::alerts::{AlertSubscribers, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::retention::{self, RetentionInputs};
@@ -118,6 +118,7 @@ fn serve_until_signal(
             loaded_at_ms: now_ms,
             reload_rejected_at_ms: None,
             last_reload: None,
+            problems: Vec::new(),
             intake: addresses.intake,
             admin: addresses.admin,
         };
@@ -317,6 +318,7 @@ impl Server {
         let dead_job_log = Arc::clone(&failure_log);
         let (settlement_signal, woken) = SettlementSignal::new();
         let on_settled_jobs = settlement_signal.clone();
+        let reader_states = Arc::<ReaderStates>::default();
         let maintenance_inputs = maintenance::MaintenanceInputs {
             database,
             readers: readers.clone(),
@@ -324,6 +326,8 @@ impl Server {
             failure_log: Arc::clone(&failure_log),
             blocked_wal,
             certificates: Arc::clone(&certificates),
+            reader_states: Arc::clone(&reader_states),
+            owner: owner.clone(),
         };
         let (send_assignment, assignments) = bounded(workers);
         let on_broken = on_fatal_store_error(Arc::clone(&health), owner.clone());
@@ -380,6 +384,7 @@ impl Server {
             database: maintenance_inputs.database.clone(),
             worker_threads: workers,
             min_free_disk_bytes: config.store.min_free_bytes,
+            reader_states: Arc::clone(&reader_states),
         };
         let exporter = metrics::exporter(&metrics, scrape_inputs);
         let tokens = admin::load_tokens(&config, secrets);
@@ -422,6 +427,7 @@ impl Server {
             files: admin_files,
             task_builder: admin_task_builder,
             running: Arc::clone(&running),
+            reader_states: Arc::clone(&reader_states),
         };
         let inputs = RetentionInputs {
             config: Arc::clone(&config),
@@ -435,7 +441,8 @@ impl Server {
         let intake = web::start_intake(connections_max, &shared_intake, slot)?;
         let admin = admin::start(&tokens, admin_inputs(&shared_intake))?;
         let listeners = Listeners::open(intake, admin, sockets)?;
-        let consumers = Consumers::new(nats.clone(), Arc::clone(&shared_intake));
+        let consumers =
+            Consumers::new(nats.clone(), Arc::clone(&shared_intake), Arc::clone(&reader_states));
         consumers.configure(&config.load(), registry, secrets.0);
         Ok(Self {
             file,

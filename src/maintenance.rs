@@ -54,6 +54,8 @@ pub struct Maintenance {
     pub handshakes: Box<dyn Fn() -> Vec<HandshakeRecord> + Send>,
     /// Loads a certificate whose files have changed, and returns what to report about one that expires.
     pub check_certificate: Box<dyn Fn() -> Option<String> + Send>,
+    /// Records for `hooktrail status` what only the server knows.
+    pub record_problems: Box<dyn Fn() + Send>,
 }
 
 /// Starts the maintenance thread. It ends when the sender of `stop` is dropped.
@@ -74,6 +76,7 @@ pub fn start(mut maintenance: Maintenance, stop: Receiver<()>) -> std::io::Resul
                 let signal = AlertSignal::CertificateExpiring(detail);
                 maintenance.writer.send(Operation::AlertSignal(signal));
             }
+            (maintenance.record_problems)();
             heartbeat = feed_watchdog(&maintenance, heartbeat);
             if saved_at.elapsed() >= SAVE_INTERVAL {
                 saved_at = Instant::now();

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::MonotonicClock;
 use crate::config::{Config, Listen, Secrets};
+use crate::jetstream::ReaderStates;
 use crate::metrics::endpoint;
 use crate::store::open_files::OpenFiles;
 use crate::store::read_limit::{ReadLimit, is_over_limit};
@@ -105,6 +106,7 @@ pub struct Admin {
     feed: Arc<OutcomeFeed>,
     shared_loads: SharedLoads,
     running: Arc<RunningJobs>,
+    reader_states: Arc<ReaderStates>,
     /// The streams of outputs that may be opened.
     output_streams: Arc<Semaphore>,
     /// The addresses of the listeners. They are names of this server in `Host`.
@@ -121,6 +123,7 @@ pub struct AdminInputs {
     pub files: Arc<OpenFiles>,
     pub task_builder: TaskBuilder,
     pub running: Arc<RunningJobs>,
+    pub reader_states: Arc<ReaderStates>,
 }
 
 /// The admin listener, while it runs.
@@ -288,8 +291,8 @@ impl AdminTokens {
 /// # Errors
 /// A thread can't be started.
 pub fn start(tokens: &AdminTokens, inputs: AdminInputs) -> anyhow::Result<AdminServer> {
-    let AdminInputs { config, intake, readers, clock, database, files, task_builder, running } =
-        inputs;
+    let AdminInputs { config, intake, readers, clock, database, files, .. } = inputs;
+    let AdminInputs { task_builder, running, reader_states, .. } = inputs;
     let write_access = WriteAccess { database, files };
     let (operations, operations_thread) = operations::start(operations::OperationRunner {
         write_access: write_access.clone(),
@@ -312,6 +315,7 @@ pub fn start(tokens: &AdminTokens, inputs: AdminInputs) -> anyhow::Result<AdminS
         feed,
         shared_loads: SharedLoads::default(),
         running,
+        reader_states,
         output_streams: Arc::new(Semaphore::new(MAX_OUTPUT_STREAMS)),
         addresses: ArcSwap::default(),
     });

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Secrets, StreamConsumer};
 use crate::domain::SourceId;
-use crate::jetstream::NatsThread;
+use crate::jetstream::{NatsThread, ReaderStates};
 use crate::store::registry::Registry;
 use crate::web::IntakeState;
 use crate::web::message_intake::MessageSource;
@@ -27,6 +27,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Consumers {
     nats: NatsThread,
     intake: Arc<IntakeState>,
+    reader_states: Arc<ReaderStates>,
     /// By the name of the source.
     running: Mutex<HashMap<String, RunningConsumer>>,
 }
@@ -50,8 +51,12 @@ impl RunningConsumer {
 }
 
 impl Consumers {
-    pub fn new(nats: NatsThread, intake: Arc<IntakeState>) -> Self {
-        Self { nats, intake, running: Mutex::default() }
+    pub fn new(
+        nats: NatsThread,
+        intake: Arc<IntakeState>,
+        reader_states: Arc<ReaderStates>,
+    ) -> Self {
+        Self { nats, intake, reader_states, running: Mutex::default() }
     }
 
     /// Ends the tasks whose source is gone or reads its stream in another way, and starts those that are new.
@@ -83,6 +88,7 @@ impl Consumers {
                 }
             }
         }
+        previous.keys().for_each(|name| self.reader_states.remove(name));
         end_all(previous.into_values().collect());
         for (source, name, settings, credentials) in added {
             match self.start(source, &name, settings, credentials) {
@@ -107,7 +113,9 @@ impl Consumers {
             name: name.to_owned(),
             settings: settings.clone(),
             credentials: credentials.clone(),
+            reader_states: Arc::clone(&self.reader_states),
         };
+        self.reader_states.add(name);
         let (stop_token, abort_token) = (stop.clone(), abort.clone());
         self.nats.spawn(move || async move {
             tokio::select! {

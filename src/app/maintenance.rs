@@ -8,8 +8,10 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::StoppableThread;
 use super::certificates::Certificates;
+use super::start::Owner;
 use crate::clock::MonotonicClock;
 use crate::config::Config;
+use crate::jetstream::ReaderStates;
 use crate::maintenance::alerts::{AlertMonitor, AlertSubscription};
 use crate::maintenance::failure_log::FailureLog;
 use crate::maintenance::settlements::{
@@ -31,6 +33,8 @@ pub(super) struct MaintenanceInputs {
     /// Reports the reader that keeps the write-ahead log from being reset.
     pub blocked_wal: Receiver<String>,
     pub certificates: Arc<Certificates>,
+    pub reader_states: Arc<ReaderStates>,
+    pub owner: Owner,
 }
 
 /// Starts the maintenance thread.
@@ -42,8 +46,8 @@ pub(super) fn start_maintenance(
     inputs: MaintenanceInputs,
 ) -> std::io::Result<StoppableThread> {
     let (stop, stopped) = bounded(0);
-    let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal, certificates } =
-        inputs;
+    let MaintenanceInputs { database, readers, clock, failure_log, blocked_wal, .. } = inputs;
+    let MaintenanceInputs { certificates, reader_states, owner, .. } = inputs;
     let [rejections, handshakes, rejecting, redacting] = [(); 4].map(|()| Arc::clone(intake));
     let alerts = AlertMonitor {
         subscribers: Arc::clone(alert_subscribers),
@@ -69,6 +73,7 @@ pub(super) fn start_maintenance(
         rejections: Box::new(move || rejections.drain_rejections()),
         handshakes: Box::new(move || handshakes.drain_handshakes()),
         check_certificate: Box::new(move || certificates.tick()),
+        record_problems: Box::new(move || owner.record_problems(reader_states.problems())),
     };
     Ok(StoppableThread { stop, thread: maintenance::start(maintenance, stopped)? })
 }

@@ -9,6 +9,7 @@ use crate::clock::{self, MonotonicClock};
 use crate::config::Config;
 use crate::domain::{INTERNAL_SOURCE, SourceId};
 use crate::expression::{EvaluatorCounts, EvaluatorPool};
+use crate::jetstream::ReaderStates;
 use crate::metrics::{ConfiguredSource, EvaluatorGauges, Exporter, Gauges, HandlerGauges, Metrics};
 use crate::store::handle::{Health, WriterHandle};
 use crate::store::registry::Registry;
@@ -25,6 +26,7 @@ pub(super) struct ScrapeInputs {
     pub database: PathBuf,
     pub worker_threads: usize,
     pub min_free_disk_bytes: u64,
+    pub reader_states: Arc<ReaderStates>,
 }
 
 /// Makes the exporter of the metrics.
@@ -40,6 +42,7 @@ impl ScrapeInputs {
             worker_threads: self.worker_threads,
             busy_worker_threads: self.writer.busy_threads(),
             evaluators: evaluators.collect(),
+            stream_readers: self.reader_states.list(),
             is_database_writable: self.writer.health.get() == Health::Healthy,
             database_bytes: store::database_bytes(&self.database),
             wal_bytes: store::wal_bytes(&self.database),

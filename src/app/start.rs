@@ -57,6 +57,13 @@ impl Owner {
         }
     }
 
+    /// Records what is wrong that only this server knows.
+    pub fn record_problems(&self, problems: Vec<String>) {
+        if let Some(lock) = self.lock.get() {
+            lock.record_problems(problems);
+        }
+    }
+
     /// Records how far this run got. A process without the lock records nothing.
     pub fn record(&self, state: RunState) {
         if let Some(lock) = self.lock.get() {

@@ -108,6 +108,7 @@ fn check_server(info: &ServerInfo, problems: &mut Vec<String>) -> bool {
             clock::format_local(info.loaded_at_ms)
         ));
     }
+    problems.extend(info.problems.iter().cloned());
     let mut addresses = info.admin.iter().chain(&info.intake);
     // Of the others, only their own clients can ask.
     let Some(address) = addresses.find(|address| web::speaks_plain_http(address)) else {

@@ -10,6 +10,7 @@ pub mod headers;
 mod message_id;
 mod origin;
 mod publisher;
+mod reader_states;
 mod thread;
 
 pub use check::ConnectionTest;
@@ -18,4 +19,5 @@ pub use consumer::{Delivery, MAX_BATCH, StreamReader};
 pub use message_id::derived_message_id;
 pub use origin::OriginRequest;
 pub use publisher::{OutgoingMessage, PublishFailure, Published, Publisher, PublisherSettings};
+pub use reader_states::ReaderStates;
 pub use thread::{NATS_THREAD, NatsThread};

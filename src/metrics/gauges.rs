@@ -13,6 +13,8 @@ pub struct Gauges {
     /// Worker threads that run jobs or wait for a claim that is being written.
     pub busy_worker_threads: usize,
     pub evaluators: Vec<EvaluatorGauges>,
+    /// The sources that read streams, and whether they can do so now.
+    pub stream_readers: Vec<(String, bool)>,
     pub is_database_writable: bool,
     pub database_bytes: Option<u64>,
     pub wal_bytes: u64,

@@ -217,6 +217,13 @@ impl Scrape {
                 (vec![("source", source.name.as_str())], seconds(at_ms))
             }),
         )?;
+        writer.gauges(
+            "hooktrail_stream_readable",
+            "1 if the source reads its stream, 0 if it can't.",
+            self.gauges.stream_readers.iter().map(|(source, is_reading)| {
+                (vec![("source", source.as_str())], u32::from(*is_reading))
+            }),
+        )?;
         let connections = [
             ("intake", &self.metrics.intake_connections),
             ("admin", &self.metrics.admin_connections),

@@ -108,6 +108,16 @@ impl Lock {
         self.write(&run);
     }
 
+    /// Records what is wrong that only the server knows, once it is ready.
+    pub fn record_problems(&self, problems: Vec<String>) {
+        let mut run = self.run.lock();
+        match &mut run.server {
+            Some(info) if info.problems != problems => info.problems = problems,
+            _ => return,
+        }
+        self.write(&run);
+    }
+
     /// Records how far this run got, for the next one.
     pub fn record(&self, state: RunState) {
         let mut run = self.run.lock();

@@ -70,6 +70,8 @@ pub struct ServerInfo {
     /// When a reload was last rejected, if that was after `loaded_at_ms` (wall clock).
     pub reload_rejected_at_ms: Option<i64>,
     pub last_reload: Option<ReloadRecord>,
+    /// What is wrong that only the server knows: lines.
+    pub problems: Vec<String>,
     /// The addresses of the listeners: `http://IP:PORT` or `unix:PATH`.
     pub intake: Vec<String>,
     pub admin: Vec<String>,
@@ -87,25 +89,29 @@ pub struct ReloadRecord {
     pub errors: Vec<String>,
 }
 
-/// The lines of errors that a record has, in bytes: on a full disk, a longer file may not be written.
-const MAX_ERROR_BYTES: usize = 2048;
+/// The bytes that a record has for the lines of one key: on a full disk, a longer file may not be written.
+const MAX_LINES_BYTES: usize = 2048;
+
+/// Formats values that are lines. Those that are too many are only counted.
+fn bounded_lines(key: &str, values: &[String]) -> String {
+    let (mut text, mut left) = (String::new(), MAX_LINES_BYTES);
+    for (index, value) in values.iter().enumerate() {
+        let line = escape::escape(value);
+        if line.len() > left {
+            let rest = values.len() - index;
+            text.push_str(&format!("{key} and {rest} more: see the log of the server\n"));
+            break;
+        }
+        left -= line.len();
+        text.push_str(&format!("{key} {line}\n"));
+    }
+    text
+}
 
 impl ReloadRecord {
     fn to_text(&self) -> String {
-        let (mut text, mut left) = (String::new(), MAX_ERROR_BYTES);
-        for (index, error) in self.errors.iter().enumerate() {
-            let line = escape::escape(error);
-            if line.len() > left {
-                let rest = self.errors.len() - index;
-                text.push_str(&format!(
-                    "reload_error and {rest} more: see the log of the server\n"
-                ));
-                break;
-            }
-            left -= line.len();
-            text.push_str(&format!("reload_error {line}\n"));
-        }
-        text + &format!("reload_started_boot_ms {}\n", self.started_boot_ms)
+        bounded_lines("reload_error", &self.errors)
+            + &format!("reload_started_boot_ms {}\n", self.started_boot_ms)
     }
 }
 
@@ -129,6 +135,7 @@ impl ServerInfo {
         if let Some(reload) = &self.last_reload {
             text.push_str(&reload.to_text());
         }
+        text.push_str(&bounded_lines("problem", &self.problems));
         text + END
     }
 
@@ -149,6 +156,7 @@ impl ServerInfo {
             last_reload: value("reload_started_boot_ms").and_then(|at| at.parse().ok()).map(
                 |started_boot_ms| ReloadRecord { started_boot_ms, errors: values("reload_error") },
             ),
+            problems: values("problem"),
             intake: values("intake"),
             admin: values("admin"),
         })
@@ -274,6 +282,7 @@ mod tests {
                 started_boot_ms: 8,
                 errors: vec!["config.toml:1: a".into(), "config.toml:2: b\\n".into()],
             }),
+            problems: vec!["source a: b".into()],
             intake: vec!["http://127.0.0.1:8080".into(), "unix:/run/a b.sock".into()],
             admin: Vec::new(),
         };

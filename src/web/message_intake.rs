@@ -27,7 +27,9 @@ use crate::clock;
 use crate::config::StreamConsumer;
 use crate::domain::SourceId;
 use crate::domain::job_plan::{KeyHash, hash_key};
-use crate::jetstream::{Delivery, MAX_BATCH, NatsConnection, OriginRequest, StreamReader};
+use crate::jetstream::{
+    Delivery, MAX_BATCH, NatsConnection, OriginRequest, ReaderStates, StreamReader,
+};
 use crate::metrics::UnavailableReason;
 use crate::store::events::{DedupeKey, InsertReply, NewEvent};
 use crate::verify::{Proof, SignedRequest};
@@ -67,6 +69,8 @@ pub struct MessageSource {
     pub name: String,
     pub settings: StreamConsumer,
     pub credentials: Option<Arc<[u8]>>,
+    /// Where the source notes whether it can read its stream.
+    pub reader_states: Arc<ReaderStates>,
 }
 
 impl MessageSource {
@@ -100,6 +104,7 @@ impl MessageSource {
             let result = match result {
                 Ok((connection, reader)) => {
                     (last_error, failures) = (None, 0);
+                    self.reader_states.set_reading(name);
                     log::info!("source {name}: reads stream {stream} by consumer {consumer}");
                     let max_held = || self.max_held();
                     reader.read(&connection, &deliveries, max_held, stop).await
@@ -108,6 +113,8 @@ impl MessageSource {
             };
             if let Err(reason) = result {
                 failures += 1;
+                let redacted = self.state.config.load().redactor.redact(&reason).into_owned();
+                self.reader_states.set_failing(name, redacted);
                 let is_connected = connection.as_ref().is_some_and(NatsConnection::is_connected);
                 if is_connected && failures >= MAX_FAILURES {
                     // Its task may have ended by an internal error: it would not come back. A connection that connects again stays,

@@ -41,7 +41,7 @@ const IMPORTS: &[(&str, &str)] = &[
     // Modules that decide, without I/O, database and clock.
     ("planner", "config domain expression redact"),
     // Connections to NATS.
-    ("jetstream", "config domain process"),
+    ("jetstream", "clock config domain process"),
     ("handler", "clock config domain jetstream json process urlencoded"),
     // Modules that coordinate.
     (
@@ -60,8 +60,8 @@ const IMPORTS: &[(&str, &str)] = &[
     ("problems", "clock config numbers store"),
     (
         "admin",
-        "clock config domain metrics numbers problems process replay row_json store time_input verify web \
-         worker",
+        "clock config domain jetstream metrics numbers problems process replay row_json store time_input verify \
+         web worker",
     ),
     (
         "app",

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use crate::support::admin::Api;
 use crate::support::nats::{DISTRIBUTED, NatsClient, NatsCluster, NatsServer, nats_server};
 use crate::support::server::{Scenario, Server, scenario, until};
 
@@ -322,6 +323,46 @@ fn a_source_goes_on_after_the_cluster_was_away() {
     nats.until_healthy();
     nats.client().publish("hooks.a", &[], b"2");
     server.until("select count(*) from events", "2");
+}
+
+#[test]
+fn a_stream_that_can_not_be_read_is_a_problem_of_the_server_until_it_can() {
+    let nats = nats_server().start();
+    let client = nats.client();
+    let mut server =
+        reading(&nats, "", "accept = \"any\"").admin("listen = [\"127.0.0.1:0\"]").start();
+    let api = Api::of(&server);
+    let problems = |server: &Server| {
+        let (code, status) = server.cli_text(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        (code, status["problems"].to_string())
+    };
+    let readable = || {
+        let metrics = api.get("/metrics").body;
+        let line = metrics.lines().find(|line| line.starts_with("hooktrail_stream_readable{"));
+        line.map(str::to_owned)
+    };
+    until("the stream is missed", || {
+        let (code, problems) = problems(&server);
+        code == Some(1)
+            && problems.contains("source a: can't read its stream since 20")
+            && problems.contains(": stream S: ")
+    });
+    assert_eq!(readable().as_deref(), Some("hooktrail_stream_readable{source=\"a\"} 0"));
+    assert!(api.get("/").body.contains("source a: can't read its stream since "));
+    client.create_stream("S", &["hooks.>"], json!({}));
+    until("the stream is read", || problems(&server) == (Some(0), "[]".to_owned()));
+    assert_eq!(readable().as_deref(), Some("hooktrail_stream_readable{source=\"a\"} 1"));
+    assert!(!api.get("/").body.contains("read its stream"));
+    client.try_call("STREAM.DELETE.S", &json!({})).unwrap();
+    until("the stream is missed again", || problems(&server).0 == Some(1));
+    server.replace_in_config(&source_keys(&nats, "", ""), "");
+    server.reload_with("");
+    server.until_reloads(1);
+    until("the source of requests has no stream", || {
+        problems(&server) == (Some(0), "[]".to_owned())
+    });
+    assert_eq!(readable(), None);
 }
 
 #[test]

@@ -17,6 +17,13 @@ fn scraped() -> Scenario {
         .source("a", "dedupe = { header = \"X-Id\" }\naccept = \"json\"")
 }
 
+/// The same with a source that reads a stream, which does not exist.
+fn scraped_with_stream() -> Scenario {
+    let stream =
+        r#"jetstream = { servers = ["nats://127.0.0.1:1"], stream = "S", consumer = "c" }"#;
+    scraped().source("stream", stream)
+}
+
 /// Keys of a handler whose job is dead after one attempt.
 const ONE_ATTEMPT: &str = "retry = { max_attempts = 1 }";
 

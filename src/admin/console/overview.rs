@@ -103,6 +103,7 @@ pub async fn page(admin: Data<Admin>, request: HttpRequest) -> Result<HttpRespon
         .map(|reason| format!("senders get 503: {}", reason.text()))
         .into_iter()
         .collect();
+    all_problems.extend(admin.reader_states.problems());
     all_problems.extend(problems.iter().cloned());
     let handler_minutes = Minutes::collect(&minutes[1], |row| (row.succeeded, row.unsuccessful));
     let source_minutes = Minutes::collect(&minutes[0], |row| (row.events, row.rejections));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::scrape::scrape;
-use super::scraped;
+use super::{scraped, scraped_with_stream};
 
 #[test]
 fn the_table_of_metrics_has_each_metric_with_its_type_and_labels() {
@@ -22,7 +22,7 @@ fn the_table_of_metrics_has_each_metric_with_its_type_and_labels() {
             (code(cells[0]), (cells[1].to_owned(), code(cells[2])))
         })
         .collect();
-    let server = scraped().handler("h", "", "true").start();
+    let server = scraped_with_stream().handler("h", "", "true").start();
     let scrape = scrape(&server);
     let exported: BTreeMap<String, (String, String)> = scrape
         .types()

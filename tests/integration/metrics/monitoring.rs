@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 use super::scrape::{admin_port, get, scrape};
-use super::{ONE_ATTEMPT, post, scraped};
+use super::{ONE_ATTEMPT, post, scraped, scraped_with_stream};
 use crate::support::client::send_request;
 use crate::support::server::{RunningCommand, Server, stderr, stdout, until};
 
@@ -126,7 +126,7 @@ fn metrics_of(query: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn each_metric_that_the_dashboard_and_the_rules_name_is_in_a_scrape_and_each_is_used() {
-    let server = scraped().handler("h", "", "true").start();
+    let server = scraped_with_stream().handler("h", "", "true").start();
     let scrape = scrape(&server);
     let rules = fs::read_to_string(monitoring().join("prometheus-rules.yml")).unwrap();
     let queries = dashboard_queries().join("\n");
