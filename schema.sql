@@ -91,7 +91,7 @@ CREATE TABLE minute_counts (
 -- Accepted webhooks. The jobs of an event are those from first_job to last_job, and those whose
 -- `appended_to` is the event. A contiguous id range avoids an index of jobs by event.
 -- uid: received_at and random bytes (UUIDv7). Earlier builds stored random bytes alone. With an origin key: a hash of the
---   message's id, which begins with the time in that id if there is one.
+--   source's name and the message's id. If that id has a time, the hash begins with it.
 -- note: errors of optional expressions. It is written later if a deferred event is evaluated.
 -- headers: lines of `name: value`, with the bytes of the value as they arrived.
 -- removed_bytes: the size of the body before `retention` or `erase` removed it. The query, the headers, the items

@@ -34,7 +34,8 @@ impl<'a> IdempotencyKey<'a> {
         Some(Self { uid, handler, item: number(item)?, replay: number(replay)? })
     }
 
-    /// When the event was received, in milliseconds since 1970. Any value if an earlier build made the key.
+    /// When the event was received, in milliseconds since 1970: by the first machine that gave its jobs such keys. Any value if an
+    /// earlier build made the key, or the event is of a message whose id is none of these keys.
     pub fn received_at_ms(&self) -> u64 {
         let [a, b, c, d, e, f, ..] = self.uid;
         u64::from_be_bytes([0, 0, a, b, c, d, e, f])

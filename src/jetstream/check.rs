@@ -10,7 +10,7 @@ use crossbeam_channel::bounded;
 use tokio::time::Instant;
 
 use super::connection::NatsConnection;
-use super::consumer::{check_consumer, consumer_warnings, find_stream};
+use super::consumer::{check_consumer, consumer_warnings, find_stream, stream_warnings};
 use super::thread::NatsThread;
 use crate::config::{JetStreamTarget, NatsSettings, StreamConsumer, duration_text};
 
@@ -64,7 +64,7 @@ impl ConnectionTest {
         let connection = NatsConnection::open(self.nats(), credentials, "hooktrail check").await?;
         connection.wait_until_connected(Instant::now() + CONNECT_WAIT).await?;
         let context = ContextBuilder::new().build(connection.client.clone());
-        let max_payload = connection.client.server_info().max_payload;
+        let server = connection.client.server_info();
         match self {
             Self::Target(target) => {
                 let stream = find_stream(&context, &target.stream).await?;
@@ -78,20 +78,22 @@ impl ConnectionTest {
                     ));
                 }
                 let own_max = usize::try_from(config.max_message_size).ok().filter(|max| *max > 0);
-                let max_bytes = own_max.map_or(max_payload, |max| max.min(max_payload));
+                let max_bytes =
+                    own_max.map_or(server.max_payload, |max| max.min(server.max_payload));
                 let description = format!("{}, messages up to {max_bytes} bytes", describe(config));
-                Ok(ConnectionReport { description, warnings: Vec::new() })
+                let warnings = stream_warnings(&server.version, config);
+                Ok(ConnectionReport { description, warnings })
             }
             Self::Consumer(settings) => {
                 let stream = find_stream(&context, &settings.stream).await?;
                 let found = stream.consumer_info(&settings.consumer).await;
                 let config = &stream.cached_info().config;
                 let described = describe(config);
-                let mut warnings = Vec::new();
+                let mut warnings = stream_warnings(&server.version, config);
                 let description = match found {
                     Ok(info) => {
-                        check_consumer(&info, &config.subjects, settings)?;
-                        warnings = consumer_warnings(&connection.client, config, &info);
+                        check_consumer(&info, config, settings)?;
+                        warnings.extend(consumer_warnings(&info));
                         let waiting = info.num_pending + info.num_ack_pending as u64;
                         format!(
                             "{described}, consumer {}: {waiting} messages wait",

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, Info, pull};
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind, Context, ContextBuilder};
@@ -160,6 +159,8 @@ impl Delivery {
 pub struct StreamReader {
     consumer: Consumer<pull::Config>,
     ack_wait: Duration,
+    /// What may go wrong with the messages.
+    pub warnings: Vec<String>,
     /// Has a reference for each delivery that is not dropped.
     held: Rc<()>,
 }
@@ -190,11 +191,11 @@ impl StreamReader {
             .map_err(|e| format!("consumer {name} of stream {}: {e}", settings.stream))?;
         let stream_config = &stream.cached_info().config;
         let info = consumer.cached_info();
-        let ack_wait = check_consumer(info, &stream_config.subjects, settings)?;
-        for warning in consumer_warnings(&connection.client, stream_config, info) {
-            log::warn!("{warning}");
-        }
-        Ok(Self { consumer, ack_wait, held: Rc::default() })
+        let ack_wait = check_consumer(info, stream_config, settings)?;
+        let version = connection.client.server_info().version;
+        let mut warnings = stream_warnings(&version, stream_config);
+        warnings.extend(consumer_warnings(info));
+        Ok(Self { consumer, ack_wait, warnings, held: Rc::default() })
     }
 
     /// Reads messages until `stop` is cancelled, or the connection is lost. `max_held` returns how many deliveries may exist at
@@ -281,6 +282,14 @@ impl StreamReader {
     }
 }
 
+/// Whether a stream has messages of this subject alone. nats-server 2.9 removes such a filter from a consumer.
+fn takes_only(stream: &jetstream::stream::Config, subject: &str) -> bool {
+    let has_others = stream.mirror.is_some()
+        || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+        || stream.subject_transform.is_some();
+    matches!(&stream.subjects[..], [only] if only == subject) && !has_others
+}
+
 /// Returns how many messages of this size to ask for at once.
 fn batch_size(mean_bytes: usize) -> usize {
     (MAX_BATCH_BYTES / mean_bytes.max(1)).clamp(1, MAX_BATCH)
@@ -297,27 +306,36 @@ pub(super) async fn find_stream(
     context.get_stream(name).await.map_err(|e| format!("stream {name}: {e}"))
 }
 
-/// The oldest server that delivered all messages of a replicated stream over losses of the majority (docs/scaling.md).
-const OLDEST_CLUSTER: (i64, i64) = (2, 12);
+/// The oldest nats-server that delivered all messages of a replicated stream in tests that took the majority from it
+/// (docs/scaling.md).
+const OLDEST_FOR_REPLICAS: [u32; 3] = [2, 12, 8];
+
+/// Says what may go wrong with the messages of a stream. `version`: that of the nats-server.
+pub(super) fn stream_warnings(version: &str, stream: &jetstream::stream::Config) -> Vec<String> {
+    let (name, replicas) = (&stream.name, stream.num_replicas);
+    let is_old = parse_version(version).is_some_and(|version| version < OLDEST_FOR_REPLICAS);
+    if replicas < 2 || !is_old {
+        return Vec::new();
+    }
+    let [major, minor, patch] = OLDEST_FOR_REPLICAS;
+    vec![format!(
+        "stream {name} has {replicas} replicas on nats-server {version}, which may skip messages after a loss of the \
+         majority: expected {major}.{minor}.{patch} or later"
+    )]
+}
+
+/// Parses a version like `2.12.8` or `2.15.1-RC.1`.
+fn parse_version(text: &str) -> Option<[u32; 3]> {
+    let release = text.split(['-', '+']).next()?;
+    let numbers: Result<Vec<u32>, _> = release.split('.').map(str::parse).collect();
+    numbers.ok()?.try_into().ok()
+}
 
 /// Says what may go wrong with messages that the consumer delivers.
-pub(super) fn consumer_warnings(
-    client: &Client,
-    stream: &jetstream::stream::Config,
-    info: &Info,
-) -> Vec<String> {
+pub(super) fn consumer_warnings(info: &Info) -> Vec<String> {
     let config = &info.config;
-    let (name, replicas) = (&stream.name, stream.num_replicas);
-    let at = format!("consumer {} of stream {name}", info.name);
-    let (major, minor) = OLDEST_CLUSTER;
+    let at = format!("consumer {} of stream {}", info.name, info.stream_name);
     let mut warnings = Vec::new();
-    if replicas > 1 && !client.is_server_compatible(major, minor, 0) {
-        let version = client.server_info().version;
-        warnings.push(format!(
-            "stream {name} has {replicas} replicas on nats-server {version}, which may skip messages when a server fails: \
-             expected {major}.{minor} or later"
-        ));
-    }
     if config.ack_wait < MIN_ACK_WAIT {
         warnings.push(format!(
             "{at} has an acknowledgement wait of {:?}: a message whose commit takes longer is delivered again: expected \
@@ -334,13 +352,13 @@ pub(super) fn consumer_warnings(
     warnings
 }
 
-/// Returns the time after which the consumer delivers a message again. `subjects` are those of the stream.
+/// Returns the time after which the consumer delivers a message again.
 ///
 /// # Errors
 /// The consumer does not fit the settings.
 pub(super) fn check_consumer(
     info: &Info,
-    subjects: &[String],
+    stream_config: &jetstream::stream::Config,
     settings: &StreamConsumer,
 ) -> Result<Duration, String> {
     let StreamConsumer { stream, consumer, filter, is_ordered, .. } = settings;
@@ -355,12 +373,12 @@ pub(super) fn check_consumer(
         ));
     }
     let (found, wanted) = (&config.filter_subject, filter.as_deref().unwrap_or_default());
-    // A filter for all that the stream takes is none. nats-server 2.9 removes it.
-    let effective = |filter| match subjects {
-        [only] if only.as_str() == filter => "",
-        _ => filter,
-    };
-    if effective(found.as_str()) != effective(wanted) {
+    if !config.filter_subjects.is_empty() {
+        let found = config.filter_subjects.join(", ");
+        return Err(format!("{at} has several filters ({found}): expected one filter, or none"));
+    }
+    let is_removed = found.is_empty() && takes_only(stream_config, wanted);
+    if found != wanted && !is_removed {
         return Err(format!(
             "{at} has the filter {found:?}, and config.toml has {wanted:?}: expected the same"
         ));
@@ -375,4 +393,39 @@ pub(super) fn check_consumer(
         ));
     }
     Ok(config.ack_wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_compared_by_its_numbers() {
+        for (text, expected) in [
+            ("2.9.10", Some([2, 9, 10])),
+            ("2.15.1-RC.1", Some([2, 15, 1])),
+            ("2.12", None),
+            ("2.99999999999.0", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_version(text), expected, "{text}");
+        }
+        assert!([2, 9, 10] < OLDEST_FOR_REPLICAS && [2, 12, 8] >= OLDEST_FOR_REPLICAS);
+    }
+
+    #[test]
+    fn a_stream_that_takes_messages_of_other_streams_has_more_than_its_subjects() {
+        use jetstream::stream::{Config, Source, SubjectTransform};
+        let own = Config { subjects: vec!["a.>".to_owned()], ..Config::default() };
+        assert!(takes_only(&own, "a.>") && !takes_only(&own, "a.b"));
+        let transform = SubjectTransform { source: ">".to_owned(), destination: "b.>".to_owned() };
+        for others in [
+            Config { sources: Some(vec![Source::default()]), ..own.clone() },
+            Config { mirror: Some(Source::default()), ..own.clone() },
+            Config { subject_transform: Some(transform), ..own.clone() },
+            Config { subjects: vec!["a.>".to_owned(), "b".to_owned()], ..own.clone() },
+        ] {
+            assert!(!takes_only(&others, "a.>"), "{others:?}");
+        }
+    }
 }

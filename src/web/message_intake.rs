@@ -95,6 +95,7 @@ impl MessageSource {
     ) {
         let (name, StreamConsumer { stream, consumer, .. }) = (&self.name, &self.settings);
         let (mut last_error, mut failures) = (None, 0);
+        let mut last_warnings = Vec::new();
         while !stop.is_cancelled() {
             let result = tokio::select! {
                 biased;
@@ -105,6 +106,13 @@ impl MessageSource {
                 Ok((connection, reader)) => {
                     (last_error, failures) = (None, 0);
                     self.reader_states.set_reading(name);
+                    if last_warnings != reader.warnings {
+                        reader
+                            .warnings
+                            .iter()
+                            .for_each(|warning| log::warn!("source {name}: {warning}"));
+                        last_warnings.clone_from(&reader.warnings);
+                    }
                     log::info!("source {name}: reads stream {stream} by consumer {consumer}");
                     let max_held = || self.max_held();
                     reader.read(&connection, &deliveries, max_held, stop).await
@@ -380,17 +388,17 @@ async fn build_event(
 /// each machine, even if the message was stored twice because the stream had forgotten its id.
 fn event_uid(source: &str, delivery: &Delivery) -> [u8; 16] {
     let hash = hash_key(b'u', &[source.as_bytes(), b"\n", delivery.message_id.as_bytes()]);
-    sorted_by_time(hash, delivery.id_time_ms)
+    with_time_prefix(hash, delivery.id_time_ms)
 }
 
 /// The delivery key of a message.
 fn message_key(delivery: &Delivery) -> KeyHash {
-    sorted_by_time(hash_key(b'm', &[delivery.message_id.as_bytes()]), delivery.id_time_ms)
+    with_time_prefix(hash_key(b'm', &[delivery.message_id.as_bytes()]), delivery.id_time_ms)
 }
 
-/// Replaces the first bytes of a hash by the time in what was hashed, as in a UUIDv7. Messages that follow each other are then
-/// neighbours in an index. With hashes alone, each changes another page of it: four times the bytes of the log.
-fn sorted_by_time(mut hash: KeyHash, time_ms: Option<u64>) -> KeyHash {
+/// Replaces the first six bytes of a hash by the time in what was hashed, where a UUIDv7 has its time. Messages that follow each
+/// other are then neighbours in an index. With hashes alone, each changes another page of it: three times the bytes of the log.
+fn with_time_prefix(mut hash: KeyHash, time_ms: Option<u64>) -> KeyHash {
     if let Some(time_ms) = time_ms {
         let [_, _, time @ ..] = time_ms.to_be_bytes();
         hash[..6].copy_from_slice(&time);

@@ -488,6 +488,7 @@ fn crash_everything(deployment: &mut Deployment, senders: &Senders) {
 }
 
 #[test]
+#[ignore = "needs a newer nats-server: tests/run installs it"]
 fn over_crashes_of_all_machines_each_webhook_is_handled_once_and_those_of_a_key_in_order() {
     let volume = Volume::chosen();
     let mut deployment = Deployment::start(None);

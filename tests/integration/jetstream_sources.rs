@@ -7,7 +7,9 @@ use std::net::TcpStream;
 use serde_json::{Value, json};
 
 use crate::support::admin::Api;
-use crate::support::nats::{DISTRIBUTED, NatsClient, NatsCluster, NatsServer, nats_server};
+use crate::support::nats::{
+    DISTRIBUTED, NatsClient, NatsCluster, NatsServer, nats_server, newer_nats_server, version_of,
+};
 use crate::support::server::{Scenario, Server, scenario, until};
 
 /// A source `a` that reads stream `S` by consumer `c`, with further keys of `jetstream` and of the source, and a handler.
@@ -391,13 +393,11 @@ fn a_stream_and_a_consumer_that_do_not_fit_are_named_in_the_log() {
 }
 
 #[test]
-fn a_filter_for_all_subjects_of_the_stream_is_the_same_as_none() {
-    for (of_source, of_consumer) in
-        [("", "hooks.>"), (", filter = \"hooks.>\"", ""), (", filter = \"hooks.>\"", "hooks.>")]
-    {
+fn a_filter_for_the_only_subject_of_the_stream_may_be_missing() {
+    for of_consumer in ["", "hooks.>"] {
         let nats = nats_with_stream();
         create_consumer(&nats.client(), json!({ "filter_subject": of_consumer }));
-        let server = reading(&nats, of_source, "").start();
+        let server = reading(&nats, ", filter = \"hooks.>\"", "").start();
         nats.client().publish("hooks.a", &[], b"1");
         server.until("select count(*) from events", "1");
         assert!(server.cli_text(&["check", "--connect"]).0 == Some(0));
@@ -405,25 +405,84 @@ fn a_filter_for_all_subjects_of_the_stream_is_the_same_as_none() {
 }
 
 #[test]
+fn a_missing_filter_is_an_error_if_the_stream_has_other_subjects() {
+    let nats = nats_server().start();
+    let client = nats.client();
+    client.create_stream("S", &["hooks.>", "other"], json!({}));
+    create_consumer(&client, json!({}));
+    let server = reading(&nats, ", filter = \"hooks.>\"", "").prepare();
+    let (code, text) = server.cli_text(&["check", "--connect"]);
+    let reason = "has the filter \"\", and config.toml has \"hooks.>\": expected the same";
+    assert!(code == Some(1) && text.contains(reason), "{text}");
+}
+
+#[test]
+#[ignore = "needs a newer nats-server: tests/run installs it"]
+fn a_filter_that_config_toml_does_not_have_is_an_error() {
+    let nats = nats_server().program(newer_nats_server()).start();
+    let client = nats.client();
+    client.create_stream("S", &["hooks.>"], json!({}));
+    let server = reading(&nats, "", "").prepare();
+    for (keys, reason) in [
+        (
+            json!({ "filter_subject": "hooks.>" }),
+            "has the filter \"hooks.>\", and config.toml has \"\"",
+        ),
+        (
+            json!({ "filter_subjects": ["hooks.a", "hooks.b"] }),
+            "has several filters (hooks.a, hooks.b): expected one filter, or none",
+        ),
+    ] {
+        create_consumer(&client, keys);
+        let (code, text) = server.cli_text(&["check", "--connect"]);
+        assert!(code == Some(1) && text.contains(reason), "{text}");
+        client.try_call("CONSUMER.DELETE.S.c", &json!({})).unwrap();
+    }
+}
+
+#[test]
+fn a_consumer_that_repeats_early_or_gives_up_has_warnings() {
+    let nats = nats_with_stream();
+    create_consumer(&nats.client(), json!({ "max_deliver": 3 }));
+    let server = reading(&nats, "", "").start();
+    let warnings = [
+        "source a: consumer c of stream S has an acknowledgement wait of 1s: ",
+        "source a: consumer c of stream S delivers a message at most 3 times: ",
+    ];
+    until("the source reads", || server.log().contains("source a: reads stream S"));
+    let (code, text) = server.cli_text(&["check", "--connect", "--strict"]);
+    for warning in warnings {
+        assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
+        assert!(text.contains(&format!("warning: {warning}")), "{text}");
+    }
+    assert!(code == Some(1) && text.contains("2 warnings, and --strict allows none"), "{text}");
+}
+
+#[test]
+#[ignore = "needs a newer nats-server: tests/run installs it"]
 fn a_replicated_stream_of_an_old_nats_server_has_a_warning() {
-    for (program, is_old) in [(Some(DISTRIBUTED), true), (None, false)] {
-        let cluster = NatsCluster::start_with("", |_, setup| match program {
-            Some(program) => setup.program(program),
-            None => setup,
-        });
+    for (program, is_old) in
+        [(DISTRIBUTED.into(), version_of(DISTRIBUTED) < [2, 12, 8]), (newer_nats_server(), false)]
+    {
+        let cluster = NatsCluster::start_with("", |_, setup| setup.program(&program));
         let client = cluster.client();
         client.create_stream("S", &["hooks.>"], json!({ "num_replicas": 3 }));
-        create_consumer(&client, json!({}));
-        let server = reading(&cluster.servers[0], "", "").start();
-        until("the source reads", || server.log().contains("source a: reads stream S"));
+        let nats = &cluster.servers[0];
+        let forward = format!(
+            "[handlers.forward]\nsources = [\"a\"]\n\
+             jetstream = {{ servers = [\"{}\"], stream = \"S\", subject = \"hooks.a\" }}",
+            nats.url()
+        );
+        let server = reading(nats, "", "").raw_config(&forward).start();
         let warning = "stream S has 3 replicas on nats-server ";
-        assert_eq!(server.log().contains(warning), is_old, "{}", server.log());
-        let (_, text) = server.cli_text(&["check", "--connect"]);
-        assert_eq!(text.contains(&format!("warning: source a: {warning}")), is_old, "{text}");
         let (code, text) = server.cli_text(&["check", "--connect", "--strict"]);
-        // The acknowledgement wait of this consumer is short.
-        let count = if is_old { "2 warnings" } else { "1 warning" };
-        assert!(code == Some(1) && text.contains(count), "{text}");
+        for user in ["source a", "handler forward"] {
+            assert_eq!(text.contains(&format!("warning: {user}: {warning}")), is_old, "{text}");
+        }
+        assert_eq!(code, Some(i32::from(is_old)), "{text}");
+        until("the source reads", || server.log().contains("source a: reads stream S"));
+        let logged = format!("source a: {warning}");
+        assert_eq!(server.log().contains(&logged), is_old, "{}", server.log());
     }
 }
 

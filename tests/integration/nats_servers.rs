@@ -69,6 +69,7 @@ fn a_server_that_is_killed_has_its_messages_after_the_restart() {
 }
 
 #[test]
+#[ignore = "needs a newer nats-server: tests/run installs it"]
 fn a_cluster_stores_messages_without_its_leader_and_none_without_a_majority() {
     let mut cluster = NatsCluster::start();
     let client = cluster.client();
