@@ -154,11 +154,21 @@ impl Delivery {
     }
 }
 
+/// How many messages a reader may take now.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Deliveries that may exist at once.
+    pub held: usize,
+    /// Messages that one request may ask for.
+    pub requested: usize,
+}
+
 /// A consumer that was found or created.
 #[derive(Debug)]
 pub struct StreamReader {
     consumer: Consumer<pull::Config>,
-    ack_wait: Duration,
+    /// The time after which the stream delivers a message again.
+    pub ack_wait: Duration,
     /// What may go wrong with the messages.
     pub warnings: Vec<String>,
     /// Has a reference for each delivery that is not dropped.
@@ -198,8 +208,8 @@ impl StreamReader {
         Ok(Self { consumer, ack_wait, warnings, held: Rc::default() })
     }
 
-    /// Reads messages until `stop` is cancelled, or the connection is lost. `max_held` returns how many deliveries may exist at
-    /// once.
+    /// Reads messages until `stop` is cancelled, or the connection is lost. `limits` returns how many it may
+    /// take now.
     ///
     /// # Errors
     /// Why it can't go on.
@@ -207,7 +217,7 @@ impl StreamReader {
         &self,
         connection: &NatsConnection,
         deliveries: &mpsc::Sender<Delivery>,
-        max_held: impl Fn() -> usize,
+        limits: impl Fn() -> ReadLimits,
         stop: &CancellationToken,
     ) -> Result<(), String> {
         let mut losses = connection.losses();
@@ -222,7 +232,9 @@ impl StreamReader {
         };
         while !stop.is_cancelled() {
             let held = Rc::strong_count(&self.held) - 1;
-            let wanted = max_held().saturating_sub(held).min(batch_size(mean_bytes));
+            let limits = limits();
+            let wanted = limits.held.saturating_sub(held).min(limits.requested);
+            let wanted = wanted.min(batch_size(mean_bytes));
             if wanted == 0 {
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),

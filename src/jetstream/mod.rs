@@ -7,6 +7,7 @@ mod check;
 mod connection;
 mod consumer;
 pub mod headers;
+mod loss_history;
 mod message_id;
 mod origin;
 mod publisher;
@@ -15,7 +16,8 @@ mod thread;
 
 pub use check::ConnectionTest;
 pub use connection::NatsConnection;
-pub use consumer::{Delivery, MAX_BATCH, StreamReader};
+pub use consumer::{Delivery, MAX_BATCH, ReadLimits, StreamReader};
+pub use loss_history::LossHistory;
 pub use message_id::derived_message_id;
 pub use origin::OriginRequest;
 pub use publisher::{OutgoingMessage, PublishFailure, Published, Publisher, PublisherSettings};

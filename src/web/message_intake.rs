@@ -28,7 +28,8 @@ use crate::config::StreamConsumer;
 use crate::domain::SourceId;
 use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::jetstream::{
-    Delivery, MAX_BATCH, NatsConnection, OriginRequest, ReaderStates, StreamReader,
+    Delivery, LossHistory, MAX_BATCH, NatsConnection, OriginRequest, ReadLimits, ReaderStates,
+    StreamReader,
 };
 use crate::metrics::UnavailableReason;
 use crate::store::events::{DedupeKey, InsertReply, NewEvent};
@@ -60,6 +61,9 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a source waits after an error before it connects to its stream again.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same for a source that was reading. A message that ends the connection must cost much less than its acknowledgement wait.
+const RESUME_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A source whose events are messages.
 #[derive(Clone)]
@@ -94,8 +98,8 @@ impl MessageSource {
         stop: &CancellationToken,
     ) {
         let (name, StreamConsumer { stream, consumer, .. }) = (&self.name, &self.settings);
-        let (mut last_error, mut failures) = (None, 0);
-        let mut last_warnings = Vec::new();
+        let (mut last_error, mut failures, mut was_reading) = (None, 0, false);
+        let (mut last_warnings, mut loss_history) = (Vec::new(), LossHistory::default());
         while !stop.is_cancelled() {
             let result = tokio::select! {
                 biased;
@@ -104,23 +108,28 @@ impl MessageSource {
             };
             let result = match result {
                 Ok((connection, reader)) => {
-                    (last_error, failures) = (None, 0);
+                    (last_error, failures, was_reading) = (None, 0, true);
                     self.reader_states.set_reading(name);
                     if last_warnings != reader.warnings {
-                        reader
-                            .warnings
-                            .iter()
-                            .for_each(|warning| log::warn!("source {name}: {warning}"));
+                        self.log_warnings(&reader.warnings);
                         last_warnings.clone_from(&reader.warnings);
                     }
                     log::info!("source {name}: reads stream {stream} by consumer {consumer}");
-                    let max_held = || self.max_held();
-                    reader.read(&connection, &deliveries, max_held, stop).await
+                    let limits = || ReadLimits {
+                        held: self.max_held(),
+                        requested: loss_history.max_request(Instant::now()),
+                    };
+                    let result = reader.read(&connection, &deliveries, limits, stop).await;
+                    if result.is_err() && loss_history.add(Instant::now(), reader.ack_wait) {
+                        log::warn!("source {name}: reads one message at a time for a while");
+                    }
+                    result
                 }
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = result {
                 failures += 1;
+                let pause = if was_reading { RESUME_INTERVAL } else { REOPEN_INTERVAL };
                 let redacted = self.state.config.load().redactor.redact(&reason).into_owned();
                 self.reader_states.set_failing(name, redacted);
                 let is_connected = connection.as_ref().is_some_and(NatsConnection::is_connected);
@@ -128,7 +137,7 @@ impl MessageSource {
                     // Its task may have ended by an internal error: it would not come back. A connection that connects again stays,
                     // because it has acknowledgements to send.
                     *connection = None;
-                    failures = 0;
+                    (failures, was_reading) = (0, false);
                 }
                 if last_error.as_ref() != Some(&reason) {
                     log::warn!("source {name}: {reason}");
@@ -136,10 +145,14 @@ impl MessageSource {
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = sleep(REOPEN_INTERVAL) => {}
+                    () = sleep(pause) => {}
                 }
             }
         }
+    }
+
+    fn log_warnings(&self, warnings: &[String]) {
+        warnings.iter().for_each(|warning| log::warn!("source {}: {warning}", self.name));
     }
 
     /// Connects, unless there is a connection, and opens the consumer.

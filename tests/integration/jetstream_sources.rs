@@ -1,7 +1,7 @@
 //! Sources with `jetstream`: what becomes of each message here and in its stream.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
@@ -565,23 +565,34 @@ fn a_stop_acknowledges_what_it_has_stored_and_leaves_the_rest() {
     assert_eq!(server.value("select sum(duplicates) from trail"), "0");
 }
 
+/// Publishes messages with malformed headers, and then one that is well-formed, together.
+fn publish_behind_malformed(nats: &NatsServer, heads: &[&str], body: &str) {
+    let mut publish = "CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_owned();
+    for head in heads {
+        let (head_bytes, bytes) = (head.len(), head.len() + 3);
+        publish.push_str(&format!("HPUB hooks.bad {head_bytes} {bytes}\r\n{head}bad\r\n"));
+    }
+    publish.push_str(&format!("PUB hooks.a {}\r\n{body}\r\nPING\r\n", body.len()));
+    let mut raw = TcpStream::connect(("127.0.0.1", nats.port)).unwrap();
+    raw.write_all(publish.as_bytes()).unwrap();
+    let mut response = String::new();
+    BufReader::new(raw).lines().map(Result::unwrap).find(|line| {
+        response.push_str(line);
+        line == "PONG"
+    });
+    assert!(!response.contains("-ERR"), "{response}");
+}
+
 #[test]
-fn a_message_with_a_malformed_header_stops_nothing_else() {
+fn messages_behind_one_with_malformed_headers_are_stored() {
     let nats = nats_with_stream();
     let client = nats.client();
     create_consumer(&client, json!({}));
+    let heads = ["NATS/1.0\r\nX-A: a\rb\r\n\r\n", "NATS/1.0\r\nnocolon\r\n\r\n"];
+    publish_behind_malformed(&nats, &heads, "first");
+    until("the stream has the messages", || client.message_count("S") == 3);
     let server = reading(&nats, "", "").start();
-    client.publish("hooks.a", &[], b"first");
-    server.until("select count(*) from events", "1");
-    let mut raw = TcpStream::connect(("127.0.0.1", nats.port)).unwrap();
-    let head = "NATS/1.0\r\nX-A: a\rb\r\n\r\n";
-    let publish = format!(
-        "CONNECT {{\"headers\":true}}\r\nHPUB hooks.a {} {}\r\n{head}bad\r\nPING\r\n",
-        head.len(),
-        head.len() + 3
-    );
-    raw.write_all(publish.as_bytes()).unwrap();
-    until("the stream has the message", || client.message_count("S") == 2);
+    server.until("select cast(body as text) from events", "first");
     client.publish("hooks.a", &[], b"last");
     server.until("select count(*) from events where body = x'6c617374'", "1");
     assert_eq!(server.post("/healthz", "").status, 405);
