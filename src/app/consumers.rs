@@ -62,6 +62,9 @@ impl Consumers {
     /// Ends the tasks whose source is gone or reads its stream in another way, and starts those that are new.
     pub fn configure(&self, config: &Config, registry: &Registry, secrets: &Secrets) {
         let mut running = self.running.lock();
+        self.reader_states.retain(|name| {
+            config.sources.iter().any(|source| source.name == name && source.consumer().is_some())
+        });
         let mut previous = std::mem::take(&mut *running);
         let mut added = Vec::new();
         for source in &config.sources {
@@ -88,12 +91,15 @@ impl Consumers {
                 }
             }
         }
-        previous.keys().for_each(|name| self.reader_states.remove(name));
         end_all(previous.into_values().collect());
         for (source, name, settings, credentials) in added {
             match self.start(source, &name, settings, credentials) {
                 Ok(started) => drop(running.insert(name, started)),
-                Err(e) => log::error!("source {name}: the thread of NATS does not start: {e}"),
+                Err(e) => {
+                    let reason = format!("the thread of NATS does not start: {e}");
+                    log::error!("source {name}: {reason}");
+                    self.reader_states.set_failing(&name, reason);
+                }
             }
         }
     }
@@ -138,6 +144,7 @@ async fn run(source: MessageSource, stop: CancellationToken) {
     let mut task = spawn_local(source.clone().run(stop.clone()));
     while (&mut task).await.is_err() && !stop.is_cancelled() {
         log::error!("source {}: starts again after an internal error", source.name);
+        source.reader_states.set_failing(&source.name, "an internal error: see the log".to_owned());
         sleep(RESTART_PAUSE).await;
         task = spawn_local(source.clone().run(stop.clone()));
     }

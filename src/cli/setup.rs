@@ -78,9 +78,7 @@ pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitEr
         }
     }
     if options.connect {
-        let found = test_connections(&mut out, loaded, &secrets)?;
-        print_warnings(&mut out, &found)?;
-        warnings.extend(found);
+        warnings.extend(test_connections(&mut out, loaded, &secrets)?);
     }
     if let Some(event) = options.event {
         dry_run::print_matching_handlers(&mut out, loaded, event)?;
@@ -95,7 +93,7 @@ pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitEr
     }
 }
 
-/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found. Returns the warnings.
+/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found. Returns the warnings that it printed.
 fn test_connections(
     out: &mut impl Write,
     loaded: &LoadedConfig,
@@ -124,6 +122,7 @@ fn test_connections(
             }
         }
     }
+    print_warnings(out, &warnings)?;
     match errors.is_empty() {
         true => Ok(warnings),
         false => Err(user_error(ConfigErrors(errors).to_string())),

@@ -10,7 +10,10 @@ use crossbeam_channel::bounded;
 use tokio::time::Instant;
 
 use super::connection::NatsConnection;
-use super::consumer::{check_consumer, consumer_warnings, find_stream, stream_warnings};
+use super::consumer::{
+    check_consumer, consumer_warnings, filter_warning, find_stream, stream_warnings,
+};
+use super::subjects::overlaps;
 use super::thread::NatsThread;
 use crate::config::{JetStreamTarget, NatsSettings, StreamConsumer, duration_text};
 
@@ -90,6 +93,7 @@ impl ConnectionTest {
                 let config = &stream.cached_info().config;
                 let described = describe(config);
                 let mut warnings = stream_warnings(&server.version, config);
+                warnings.extend(filter_warning(config, settings));
                 let description = match found {
                     Ok(info) => {
                         check_consumer(&info, config, settings)?;
@@ -125,41 +129,4 @@ fn describe(config: &Config) -> String {
     };
     let window = duration_text(config.duplicate_window);
     format!("stream {}: {replicas} {storage}, duplicate window {window}", config.name)
-}
-
-/// Whether a stream with this subject takes a subject that matches `wanted`, which may have `*`.
-fn overlaps(subject: &str, wanted: &str) -> bool {
-    let mut wanted = wanted.split('.');
-    for token in subject.split('.') {
-        match (token, wanted.next()) {
-            (">", next) => return next.is_some(),
-            (_, None) => return false,
-            ("*", Some(_)) | (_, Some("*")) => {}
-            (token, Some(next)) if token == next => {}
-            _ => return false,
-        }
-    }
-    wanted.next().is_none()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::overlaps;
-
-    #[test]
-    fn a_stream_takes_the_subjects_that_its_pattern_matches() {
-        for (subject, wanted, expected) in [
-            ("hooks.a", "hooks.a", true),
-            ("hooks.*", "hooks.a", true),
-            ("hooks.*", "hooks.*", true),
-            ("hooks.>", "hooks.a.*", true),
-            ("hooks.>", "hooks", false),
-            ("hooks.a", "hooks.*", true),
-            ("hooks.*", "hooks.a.b", false),
-            ("hooks.*.b", "hooks.a", false),
-            ("other.>", "hooks.a", false),
-        ] {
-            assert_eq!(overlaps(subject, wanted), expected, "{subject} {wanted}");
-        }
-    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::NatsConnection;
 use super::headers;
+use super::subjects::overlaps;
 use crate::config::StreamConsumer;
 use crate::domain::idempotency_key::IdempotencyKey;
 
@@ -27,6 +28,12 @@ const ASSUMED_BYTES: usize = 128 << 10;
 
 /// How long a request waits for messages.
 const REQUEST_EXPIRES: Duration = Duration::from_secs(10);
+
+/// The same for the first request, so that the source soon knows that the stream answers.
+const FIRST_REQUEST_EXPIRES: Duration = Duration::from_secs(1);
+
+/// How long after its end a request has had no response. async-nats gives it up a second later.
+const RESPONSE_WAIT: Duration = Duration::from_secs(4);
 
 /// The consumer that is created if there is none: after this time without an acknowledgement, a message is delivered again.
 /// A commit takes milliseconds. Any machine may get the message then, so this is also how long messages wait that a crash
@@ -52,6 +59,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a reader ends that lost its connection.
 const LOST_CONNECTION: &str = "the connection was lost: if this repeats while NATS runs, a message has invalid headers (docs/operations.md)";
+
+/// Why a reader ends that gets no messages and no word that there are none.
+const NO_RESPONSE: &str = "no response to a request for messages: the consumer has no leader now, or this user may not publish to \
+                           $JS.API.CONSUMER.MSG.NEXT";
 
 /// Why a reader ends whose messages nobody takes.
 const SOURCE_ENDED: &str = "the source has ended";
@@ -154,6 +165,26 @@ impl Delivery {
     }
 }
 
+/// Why a reader can't go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadFailure {
+    pub reason: String,
+    /// A message that no client can read may have ended the connection.
+    pub lost_connection: bool,
+}
+
+impl ReadFailure {
+    fn lost_connection(reason: impl ToString) -> Self {
+        Self { reason: reason.to_string(), lost_connection: true }
+    }
+}
+
+impl From<String> for ReadFailure {
+    fn from(reason: String) -> Self {
+        Self { reason, lost_connection: false }
+    }
+}
+
 /// How many messages a reader may take now.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
@@ -171,6 +202,8 @@ pub struct StreamReader {
     pub ack_wait: Duration,
     /// What may go wrong with the messages.
     pub warnings: Vec<String>,
+    /// The filter of the settings, if the server removed it as one for all that the stream takes.
+    removed_filter: Option<String>,
     /// Has a reference for each delivery that is not dropped.
     held: Rc<()>,
 }
@@ -204,12 +237,14 @@ impl StreamReader {
         let ack_wait = check_consumer(info, stream_config, settings)?;
         let version = connection.client.server_info().version;
         let mut warnings = stream_warnings(&version, stream_config);
+        warnings.extend(filter_warning(stream_config, settings));
         warnings.extend(consumer_warnings(info));
-        Ok(Self { consumer, ack_wait, warnings, held: Rc::default() })
+        let removed_filter = filter.clone().filter(|_| info.config.filter_subject.is_empty());
+        Ok(Self { consumer, ack_wait, warnings, removed_filter, held: Rc::default() })
     }
 
     /// Reads messages until `stop` is cancelled, or the connection is lost. `limits` returns how many it may
-    /// take now.
+    /// take now. Calls `on_response` when the stream has responded to the first request.
     ///
     /// # Errors
     /// Why it can't go on.
@@ -218,18 +253,20 @@ impl StreamReader {
         connection: &NatsConnection,
         deliveries: &mpsc::Sender<Delivery>,
         limits: impl Fn() -> ReadLimits,
+        on_response: impl FnOnce(),
         stop: &CancellationToken,
-    ) -> Result<(), String> {
+    ) -> Result<(), ReadFailure> {
         let mut losses = connection.losses();
         losses.mark_unchanged();
         let losses_before = *losses.borrow();
         let mut mean_bytes = ASSUMED_BYTES;
         let config = &self.consumer.cached_info().config;
         let max_batch = usize::try_from(config.max_batch).ok().filter(|max| *max > 0);
-        let expires = match config.max_expires {
+        let max_expires = match config.max_expires {
             Duration::ZERO => REQUEST_EXPIRES,
             max => max.min(REQUEST_EXPIRES),
         };
+        let mut on_response = Some(on_response);
         while !stop.is_cancelled() {
             let held = Rc::strong_count(&self.held) - 1;
             let limits = limits();
@@ -247,12 +284,17 @@ impl StreamReader {
                 room = deliveries.reserve() => room,
             };
             if room.is_err() {
-                return Err(SOURCE_ENDED.to_owned());
+                return Err(SOURCE_ENDED.to_owned().into());
             }
             drop(room);
             let count = wanted.min(deliveries.capacity()).min(max_batch.unwrap_or(MAX_BATCH));
+            let expires = match on_response {
+                Some(_) => FIRST_REQUEST_EXPIRES.min(max_expires),
+                None => max_expires,
+            };
+            let requested_at = Instant::now();
             let request = self.consumer.batch().max_messages(count).expires(expires);
-            let mut batch = request.messages().await.map_err(|e| e.to_string())?;
+            let mut batch = request.messages().await.map_err(ReadFailure::lost_connection)?;
             let (mut messages, mut bytes) = (0, 0);
             loop {
                 let next = tokio::select! {
@@ -260,7 +302,7 @@ impl StreamReader {
                     () = stop.cancelled() => break,
                     next = batch.next() => next,
                     _ = losses.wait_for(|losses| *losses > losses_before) => {
-                        return Err(LOST_CONNECTION.to_owned());
+                        return Err(ReadFailure::lost_connection(LOST_CONNECTION));
                     }
                 };
                 match next {
@@ -268,9 +310,17 @@ impl StreamReader {
                         (messages, bytes) = (messages + 1, bytes + message.length);
                         self.deliver(message, deliveries).await?;
                     }
-                    Some(Err(e)) => return Err(e.to_string()),
+                    Some(Err(e)) => return Err(e.to_string().into()),
                     None => break,
                 }
+            }
+            if messages == 0 && requested_at.elapsed() > expires + RESPONSE_WAIT {
+                let complaint = connection.server_error_since(requested_at);
+                let complaint = complaint.map(|text| format!(", and the server said: {text}"));
+                return Err(format!("{NO_RESPONSE}{}", complaint.unwrap_or_default()).into());
+            }
+            if let Some(on_response) = on_response.take() {
+                on_response();
             }
             mean_bytes = bytes.checked_div(messages).unwrap_or(mean_bytes);
             // Messages that are on their way would otherwise wait until the stream delivers them again.
@@ -289,6 +339,14 @@ impl StreamReader {
         message: jetstream::Message,
         deliveries: &mpsc::Sender<Delivery>,
     ) -> Result<(), String> {
+        if let Some(filter) = &self.removed_filter
+            && !overlaps(filter, &message.subject)
+        {
+            let subject = &message.subject;
+            return Err(format!(
+                "the consumer has no filter and delivers {subject}, which the filter {filter} excludes: delete the consumer"
+            ));
+        }
         let delivery = Delivery::new(message, self.ack_wait, &self.held)?;
         deliveries.send(delivery).await.map_err(|_| SOURCE_ENDED.to_owned())
     }
@@ -296,10 +354,14 @@ impl StreamReader {
 
 /// Whether a stream has messages of this subject alone. nats-server 2.9 removes such a filter from a consumer.
 fn takes_only(stream: &jetstream::stream::Config, subject: &str) -> bool {
-    let has_others = stream.mirror.is_some()
+    matches!(&stream.subjects[..], [only] if only == subject) && !has_other_subjects(stream)
+}
+
+/// Whether messages of a stream may have other subjects than those that it takes.
+fn has_other_subjects(stream: &jetstream::stream::Config) -> bool {
+    stream.mirror.is_some()
         || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty())
-        || stream.subject_transform.is_some();
-    matches!(&stream.subjects[..], [only] if only == subject) && !has_others
+        || stream.subject_transform.is_some()
 }
 
 /// Returns how many messages of this size to ask for at once.
@@ -321,6 +383,19 @@ pub(super) async fn find_stream(
 /// The oldest nats-server that delivered all messages of a replicated stream in tests that took the majority from it
 /// (docs/scaling.md).
 const OLDEST_FOR_REPLICAS: [u32; 3] = [2, 12, 8];
+
+/// Warns of a filter that matches no message of the stream.
+pub(super) fn filter_warning(
+    stream: &jetstream::stream::Config,
+    settings: &StreamConsumer,
+) -> Option<String> {
+    let filter = settings.filter.as_ref()?;
+    let (name, subjects) = (&stream.name, &stream.subjects);
+    let is_matched = subjects.iter().any(|subject| overlaps(subject, filter));
+    (!is_matched && !has_other_subjects(stream)).then(|| {
+        format!("no subject of stream {name} ({}) matches the filter {filter}", subjects.join(", "))
+    })
+}
 
 /// Says what may go wrong with the messages of a stream. `version`: that of the nats-server.
 pub(super) fn stream_warnings(version: &str, stream: &jetstream::stream::Config) -> Vec<String> {
@@ -387,7 +462,9 @@ pub(super) fn check_consumer(
     let (found, wanted) = (&config.filter_subject, filter.as_deref().unwrap_or_default());
     if !config.filter_subjects.is_empty() {
         let found = config.filter_subjects.join(", ");
-        return Err(format!("{at} has several filters ({found}): expected one filter, or none"));
+        return Err(format!(
+            "{at} has filter_subjects ({found}): expected filter_subject, or no filter"
+        ));
     }
     let is_removed = found.is_empty() && takes_only(stream_config, wanted);
     if found != wanted && !is_removed {

@@ -12,11 +12,12 @@ mod message_id;
 mod origin;
 mod publisher;
 mod reader_states;
+mod subjects;
 mod thread;
 
 pub use check::ConnectionTest;
 pub use connection::NatsConnection;
-pub use consumer::{Delivery, MAX_BATCH, ReadLimits, StreamReader};
+pub use consumer::{Delivery, MAX_BATCH, ReadFailure, ReadLimits, StreamReader};
 pub use loss_history::LossHistory;
 pub use message_id::derived_message_id;
 pub use origin::OriginRequest;

@@ -30,9 +30,9 @@ impl ReaderStates {
         self.readers.lock().insert(source.to_owned(), ReaderState::Connecting);
     }
 
-    /// Removes a source that has ended.
-    pub fn remove(&self, source: &str) {
-        self.readers.lock().remove(source);
+    /// Removes all other sources.
+    pub fn retain(&self, is_reader: impl Fn(&str) -> bool) {
+        self.readers.lock().retain(|source, _| is_reader(source));
     }
 
     /// Notes that a source reads its stream.
@@ -104,7 +104,7 @@ mod tests {
     fn a_source_that_has_ended_has_no_problem() {
         let states = ReaderStates::default();
         states.add("a");
-        states.remove("a");
+        states.retain(|source| source != "a");
         states.set_failing("a", "late".to_owned());
         assert_eq!((states.problems(), states.list()), (vec![], vec![]));
     }

@@ -89,28 +89,28 @@ pub struct ReloadRecord {
     pub errors: Vec<String>,
 }
 
-/// The bytes that a record has for the lines of one key: on a full disk, a longer file may not be written.
+/// The bytes that a record has for lines of any number: on a full disk, a longer file may not be written.
 const MAX_LINES_BYTES: usize = 2048;
 
-/// Formats values that are lines. Those that are too many are only counted.
-fn bounded_lines(key: &str, values: &[String]) -> String {
-    let (mut text, mut left) = (String::new(), MAX_LINES_BYTES);
+/// Formats values that are lines, as far as there are bytes `left`. The rest are only counted.
+fn bounded_lines(key: &str, values: &[String], left: &mut usize) -> String {
+    let mut text = String::new();
     for (index, value) in values.iter().enumerate() {
         let line = escape::escape(value);
-        if line.len() > left {
+        if line.len() > *left {
             let rest = values.len() - index;
             text.push_str(&format!("{key} and {rest} more: see the log of the server\n"));
             break;
         }
-        left -= line.len();
+        *left -= line.len();
         text.push_str(&format!("{key} {line}\n"));
     }
     text
 }
 
 impl ReloadRecord {
-    fn to_text(&self) -> String {
-        bounded_lines("reload_error", &self.errors)
+    fn to_text(&self, left: &mut usize) -> String {
+        bounded_lines("reload_error", &self.errors, left)
             + &format!("reload_started_boot_ms {}\n", self.started_boot_ms)
     }
 }
@@ -132,10 +132,11 @@ impl ServerInfo {
                 text.push_str(&format!("{key} {}\n", escape::escape(address)));
             }
         }
+        let mut left = MAX_LINES_BYTES;
         if let Some(reload) = &self.last_reload {
-            text.push_str(&reload.to_text());
+            text.push_str(&reload.to_text(&mut left));
         }
-        text.push_str(&bounded_lines("problem", &self.problems));
+        text.push_str(&bounded_lines("problem", &self.problems, &mut left));
         text + END
     }
 

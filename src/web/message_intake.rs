@@ -28,8 +28,8 @@ use crate::config::StreamConsumer;
 use crate::domain::SourceId;
 use crate::domain::job_plan::{KeyHash, hash_key};
 use crate::jetstream::{
-    Delivery, LossHistory, MAX_BATCH, NatsConnection, OriginRequest, ReadLimits, ReaderStates,
-    StreamReader,
+    Delivery, LossHistory, MAX_BATCH, NatsConnection, OriginRequest, ReadFailure, ReadLimits,
+    ReaderStates, StreamReader,
 };
 use crate::metrics::UnavailableReason;
 use crate::store::events::{DedupeKey, InsertReply, NewEvent};
@@ -109,7 +109,6 @@ impl MessageSource {
             let result = match result {
                 Ok((connection, reader)) => {
                     (last_error, failures, was_reading) = (None, 0, true);
-                    self.reader_states.set_reading(name);
                     if last_warnings != reader.warnings {
                         self.log_warnings(&reader.warnings);
                         last_warnings.clone_from(&reader.warnings);
@@ -119,15 +118,19 @@ impl MessageSource {
                         held: self.max_held(),
                         requested: loss_history.max_request(Instant::now()),
                     };
-                    let result = reader.read(&connection, &deliveries, limits, stop).await;
-                    if result.is_err() && loss_history.add(Instant::now(), reader.ack_wait) {
+                    let on_response = || self.reader_states.set_reading(name);
+                    let result =
+                        reader.read(&connection, &deliveries, limits, on_response, stop).await;
+                    if matches!(&result, Err(failure) if failure.lost_connection)
+                        && loss_history.add(Instant::now(), reader.ack_wait)
+                    {
                         log::warn!("source {name}: reads one message at a time for a while");
                     }
                     result
                 }
-                Err(reason) => Err(reason),
+                Err(reason) => Err(ReadFailure::from(reason)),
             };
-            if let Err(reason) = result {
+            if let Err(ReadFailure { reason, .. }) = result {
                 failures += 1;
                 let pause = if was_reading { RESUME_INTERVAL } else { REOPEN_INTERVAL };
                 let redacted = self.state.config.load().redactor.redact(&reason).into_owned();

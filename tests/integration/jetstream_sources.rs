@@ -128,7 +128,7 @@ fn two_machines_that_store_one_message_have_the_same_idempotency_keys() {
 }
 
 #[test]
-fn keys_of_messages_are_in_the_order_of_the_times_in_their_ids() {
+fn keys_of_messages_begin_with_the_times_in_their_ids() {
     let nats = nats_with_stream();
     let client = nats.client();
     // The time 0x019AD7FB0000, in the key of another machine.
@@ -405,6 +405,41 @@ fn a_filter_for_the_only_subject_of_the_stream_may_be_missing() {
 }
 
 #[test]
+fn a_filter_that_matches_no_subject_of_the_stream_has_a_warning() {
+    let nats = nats_with_stream();
+    let server = reading(&nats, ", filter = \"other.>\"", "").prepare();
+    let (code, text) = server.cli_text(&["check", "--connect"]);
+    let warning = "warning: source a: no subject of stream S (hooks.>) matches the filter other.>";
+    assert!(code == Some(0) && text.contains(warning), "{text}");
+}
+
+#[test]
+fn a_source_whose_requests_get_no_response_is_a_problem() {
+    // The user `few` may ask for streams and consumers, but not for messages.
+    let nats = nats_server()
+        .config(
+            "no_auth_user: all\nauthorization { users: [ { user: all, password: p },\n\
+             { user: few, password: p, permissions: { publish: { deny: \"$JS.API.CONSUMER.MSG.NEXT.>\" } } } ] }",
+        )
+        .start();
+    nats.client().create_stream("S", &["hooks.>"], json!({}));
+    let scenario = reading(&nats, ", credentials = { file = \"secret\" }", "");
+    scenario.write_file("secret", "few:p");
+    let server = scenario.admin("listen = [\"127.0.0.1:0\"]").start();
+    let problem = "source a: can't read its stream since ";
+    until("status says so", || {
+        let (code, text) = server.cli_text(&["status"]);
+        code == Some(1)
+            && text.contains(problem)
+            && text.contains("no response to a request for messages")
+    });
+    assert!(server.log().contains("and the server said: "), "{}", server.log());
+    assert!(
+        Api::of(&server).get("/metrics").body.contains("hooktrail_stream_readable{source=\"a\"} 0")
+    );
+}
+
+#[test]
 fn a_missing_filter_is_an_error_if_the_stream_has_other_subjects() {
     let nats = nats_server().start();
     let client = nats.client();
@@ -430,7 +465,7 @@ fn a_filter_that_config_toml_does_not_have_is_an_error() {
         ),
         (
             json!({ "filter_subjects": ["hooks.a", "hooks.b"] }),
-            "has several filters (hooks.a, hooks.b): expected one filter, or none",
+            "has filter_subjects (hooks.a, hooks.b): expected filter_subject, or no filter",
         ),
     ] {
         create_consumer(&client, keys);

@@ -97,7 +97,7 @@ mod partition {
     use crate::support::network::with_network;
 
     #[test]
-    #[ignore = "needs root and network namespaces"]
+    #[ignore = "needs root, network namespaces and a newer nats-server: tests/run installs it"]
     fn a_server_without_a_network_to_the_others_stores_nothing_and_catches_up_afterwards() {
         with_network(3, |network| {
             let mut cluster = NatsCluster::start_with("", |index, setup| {
