@@ -244,7 +244,8 @@ impl StreamReader {
     }
 
     /// Reads messages until `stop` is cancelled, or the connection is lost. `limits` returns how many it may
-    /// take now. Calls `on_response` when the stream has responded to the first request.
+    /// take now. Calls `on_response` when the stream has responded to the first request, or none can be made
+    /// now.
     ///
     /// # Errors
     /// Why it can't go on.
@@ -273,6 +274,8 @@ impl StreamReader {
             let wanted = limits.held.saturating_sub(held).min(limits.requested);
             let wanted = wanted.min(batch_size(mean_bytes));
             if wanted == 0 {
+                // It would read if there were room.
+                on_response.take().into_iter().for_each(|on_response| on_response());
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(PAUSE) => continue,
@@ -319,9 +322,7 @@ impl StreamReader {
                 let complaint = complaint.map(|text| format!(", and the server said: {text}"));
                 return Err(format!("{NO_RESPONSE}{}", complaint.unwrap_or_default()).into());
             }
-            if let Some(on_response) = on_response.take() {
-                on_response();
-            }
+            on_response.take().into_iter().for_each(|on_response| on_response());
             mean_bytes = bytes.checked_div(messages).unwrap_or(mean_bytes);
             // Messages that are on their way would otherwise wait until the stream delivers them again.
             let until = Instant::now() + DRAIN_LIMIT;

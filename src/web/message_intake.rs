@@ -5,6 +5,7 @@
 //! holds up those behind it, and is left to the stream when that may deliver it again.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,19 +109,26 @@ impl MessageSource {
             };
             let result = match result {
                 Ok((connection, reader)) => {
-                    (last_error, failures, was_reading) = (None, 0, true);
+                    (failures, was_reading) = (0, true);
                     if last_warnings != reader.warnings {
                         self.log_warnings(&reader.warnings);
                         last_warnings.clone_from(&reader.warnings);
                     }
-                    log::info!("source {name}: reads stream {stream} by consumer {consumer}");
                     let limits = || ReadLimits {
                         held: self.max_held(),
                         requested: loss_history.max_request(Instant::now()),
                     };
-                    let on_response = || self.reader_states.set_reading(name);
+                    let has_response = Cell::new(false);
+                    let on_response = || {
+                        has_response.set(true);
+                        self.reader_states.set_reading(name);
+                        log::info!("source {name}: reads stream {stream} by consumer {consumer}");
+                    };
                     let result =
                         reader.read(&connection, &deliveries, limits, on_response, stop).await;
+                    if has_response.get() {
+                        last_error = None;
+                    }
                     if matches!(&result, Err(failure) if failure.lost_connection)
                         && loss_history.add(Instant::now(), reader.ack_wait)
                     {
