@@ -57,7 +57,7 @@ impl Owner {
         }
     }
 
-    /// Records what is wrong that only this server knows.
+    /// Records problems that only this server knows.
     pub fn record_problems(&self, problems: Vec<String>) {
         if let Some(lock) = self.lock.get() {
             lock.record_problems(problems);

@@ -93,7 +93,8 @@ pub fn check(loaded: &LoadedConfig, options: &CheckOptions) -> Result<(), ExitEr
     }
 }
 
-/// Tests the connections of all handlers and sources with `jetstream`, and prints what was found. Returns the warnings that it printed.
+/// Tests the connections of all handlers and sources with `jetstream`. Prints its findings, and returns the warnings among
+/// them.
 fn test_connections(
     out: &mut impl Write,
     loaded: &LoadedConfig,

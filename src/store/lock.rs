@@ -108,7 +108,7 @@ impl Lock {
         self.write(&run);
     }
 
-    /// Records what is wrong that only the server knows, once it is ready.
+    /// Records problems that only the server knows. Does nothing before it is ready.
     pub fn record_problems(&self, problems: Vec<String>) {
         let mut run = self.run.lock();
         match &mut run.server {

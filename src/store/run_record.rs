@@ -70,7 +70,7 @@ pub struct ServerInfo {
     /// When a reload was last rejected, if that was after `loaded_at_ms` (wall clock).
     pub reload_rejected_at_ms: Option<i64>,
     pub last_reload: Option<ReloadRecord>,
-    /// What is wrong that only the server knows: lines.
+    /// Problems that only the server knows: lines.
     pub problems: Vec<String>,
     /// The addresses of the listeners: `http://IP:PORT` or `unix:PATH`.
     pub intake: Vec<String>,

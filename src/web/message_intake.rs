@@ -420,7 +420,7 @@ fn message_key(delivery: &Delivery) -> KeyHash {
     with_time_prefix(hash_key(b'm', &[delivery.message_id.as_bytes()]), delivery.id_time_ms)
 }
 
-/// Replaces the first six bytes of a hash by the time in what was hashed, where a UUIDv7 has its time. Messages that follow each
+/// Replaces the first six bytes of a hash by the time in the hashed id. A UUIDv7 has its time there too. Messages that follow each
 /// other are then neighbours in an index. With hashes alone, each changes another page of it: three times the bytes of the log.
 fn with_time_prefix(mut hash: KeyHash, time_ms: Option<u64>) -> KeyHash {
     if let Some(time_ms) = time_ms {
